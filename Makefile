@@ -1,0 +1,120 @@
+# The short way to do things; CI calls the same names (.ci/run).
+# Every target makes what it needs first: .venv from requirements/dev.lock, node packages for the tests.
+
+PYTHON ?= python3
+JOBS   ?= auto
+VENV   := .venv
+BIN    := $(VENV)/bin
+PY     := $(BIN)/python
+# For `make pytest` only: make pytest ARGS="tests/unit -k reasons"
+ARGS   ?=
+
+CONFORMANCE := docs/reference/conformance.md
+# The rooms whose every branch is run by a test; the whole package may fall a little short of that.
+FULLY_COVERED := jupyter_token_ws/protocol/*,jupyter_token_ws/guard/*
+
+export PYTHONUNBUFFERED := 1
+# What happens to be configured for Jupyter or for coverage on this machine must not matter here.
+unexport JUPYTER_CONFIG_DIR JUPYTER_CONFIG_PATH JUPYTER_DATA_DIR JUPYTER_PATH JUPYTER_RUNTIME_DIR
+unexport JUPYTER_TOKEN COVERAGE_FILE COVERAGE_RCFILE PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list the targets
+	@echo "usage: make TARGET [PYTHON=python3.12] [JOBS=4]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+.PHONY: demo-env
+demo-env:
+	@$(PYTHON) tools/bootstrap.py demo
+
+.PHONY: env
+env: ## make or update .venv and the node packages of the tests
+	@$(PYTHON) tools/bootstrap.py dev
+
+.PHONY: lock
+lock: env ## choose newest versions for all development packages: requirements/dev.lock
+	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --group dev --extra demo \
+		--no-emit-package jupyter-token-ws --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --quiet --output-file requirements/dev.lock pyproject.toml
+	npm install --prefix tests/node --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+	@echo "now: make test, then commit requirements/dev.lock and tests/node/package-lock.json"
+
+# --- to see it ------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: demo-env ## a server, a kernel and its sockets opened every way (KEEP=1 leaves it running)
+	$(PY) -m jupyter_token_ws.cli demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+# --- checks ---------------------------------------------------------------------------------------
+
+.PHONY: test
+test: lint ## lint, types, all tests but the heavy ones, coverage
+	@rm -f .coverage .coverage.*
+	$(PY) -m coverage run -m pytest -n $(JOBS) --dist loadscope -m "not heavy" --conformance $(CONFORMANCE)
+	@$(MAKE) --no-print-directory coverage
+
+.PHONY: pytest
+pytest: env ## some tests, without the gates: make pytest ARGS="tests/unit -k reasons"
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: lint
+lint: env ## ruff and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: env ## let ruff mend and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: coverage
+coverage: ## judge the coverage data of the last `make test`
+	@$(PY) tools/coverage_gate.py --full "$(FULLY_COVERED)" --whole 95
+
+.PHONY: test-all
+test-all: env ## everything slow: benchmarks, oldest versions, upstream's own suite, the heavy tests
+	@$(MAKE) --no-print-directory test-min
+	@$(MAKE) --no-print-directory test-upstream
+	@$(MAKE) --no-print-directory bench
+	$(PY) -m pytest -m heavy
+
+.PHONY: test-min
+test-min: env ## the tests against the oldest versions we say we work with
+	$(PY) tools/test_min.py
+
+.PHONY: test-upstream
+test-upstream: env ## jupyter_server's own tests, with and without the extension
+	$(PY) tools/upstream_suite.py
+
+.PHONY: bench
+bench: env ## side by side with a stock server, ratios from one run
+	$(PY) -m benchmarks
+
+.PHONY: mutation
+mutation: env ## change protocol/ and guard/ here and there: do the tests notice?
+	$(PY) tools/mutation.py --at-least 90
+
+.PHONY: conformance
+conformance: env ## write the test names into docs/reference/conformance.md
+	$(PY) tools/conformance.py --write
+
+.PHONY: docs
+docs: env ## the documentation as HTML: docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
+
+.PHONY: build
+build: env ## sdist and wheel in dist/
+	$(PY) -m hatchling build
+
+.PHONY: clean
+clean: ## remove everything the targets made
+	rm -rf .venv .venv-* .setup.lock tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache \
+		.hypothesis .coverage .coverage.* htmlcov build dist mutants docs/_build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
