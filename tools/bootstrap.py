@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Make the environment the Makefile's targets run in: `.venv` and the node packages of the tests.
 
 Runs under whatever Python starts it and uses the standard library only. Every step leaves a stamp
@@ -105,7 +104,7 @@ class Environment:
         run([self.python, "-m", "pip", *options, *arguments], what)
 
     def install(self, kind: str) -> None:
-        """Install what *kind* ("demo" or "dev") needs, with the lock's versions, and the package."""
+        """Install what *kind* ("demo" or "dev") needs, as locked, and the package."""
         if kind == "dev":
             wanted = digest(LOCK)
             if not self.is_current("dev", wanted):

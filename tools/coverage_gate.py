@@ -1,8 +1,8 @@
 """Combine the coverage data of a test run, report it and judge it: the last step of `make test`.
 
-Two demands, each printed with its figure: every branch of the rooms named by ``--full``, and a share
-of the whole package. Missing data, a room that was never imported and a pattern that matches no
-file are failures too: a gate that has nothing to judge must not pass.
+Two demands, each printed with its figure: every branch of the rooms named by ``--full``, and a
+share of the whole package. Missing data, a room that was never imported and a pattern that matches
+no file are failures too: a gate that has nothing to judge must not pass.
 """
 
 from __future__ import annotations
