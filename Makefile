@@ -79,10 +79,9 @@ coverage: ## judge the coverage data of the last `make test`
 	@$(PY) tools/coverage_gate.py --full "$(FULLY_COVERED)" --whole 95
 
 .PHONY: test-all
-test-all: env ## everything slow: benchmarks, oldest versions, upstream's own suite, the heavy tests
+test-all: env ## what takes minutes: oldest versions, upstream's own suite, the heavy tests
 	@$(MAKE) --no-print-directory test-min
 	@$(MAKE) --no-print-directory test-upstream
-	@$(MAKE) --no-print-directory bench
 	$(PY) -m pytest -m heavy
 
 .PHONY: test-min
