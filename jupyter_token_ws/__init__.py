@@ -1,0 +1,41 @@
+"""Tokens by subprotocol, refusals with a reason: a Jupyter Server extension for every websocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .guard.handler import (
+        Refused,
+        SocketInfo,
+        TokenWebSocketHandler,
+        close_with_reason,
+        socket_info,
+    )
+
+__all__ = [
+    "Refused",
+    "SocketInfo",
+    "TokenWebSocketHandler",
+    "__version__",
+    "close_with_reason",
+    "socket_info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: a client must be able to import the package without a server's libraries.
+    if name in __all__:
+        from .guard import handler
+
+        return getattr(handler, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """Tell jupyter_server where the extension is."""
+    from .app import TokenWebSocketApp
+
+    return [{"module": "jupyter_token_ws", "app": TokenWebSocketApp}]

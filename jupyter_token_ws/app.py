@@ -1,0 +1,183 @@
+"""The extension: configuration and wiring, nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from jupyter_server.extension.application import ExtensionApp
+from tornado import web
+from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, Unicode, default, validate
+
+from .guard import logs, rest, router
+from .guard.core import Guard, GuardOptions
+from .protocol.capabilities import CLOSE_REASONS
+from .protocol.subprotocols import MAX_TOKEN_SIZE
+
+if TYPE_CHECKING:
+    from jupyter_server.serverapp import ServerApp
+
+
+def _setting(name: str) -> Any:
+    """The default of an option: written down once."""
+    return getattr(GuardOptions(), name)
+
+
+def _compile(trait: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise TraitError(f"TokenWebSocketApp.{trait}: {pattern!r}: {error}") from error
+
+
+class TokenWebSocketApp(ExtensionApp):
+    """Takes tokens from the websocket subprotocol and tells refusals by close codes."""
+
+    name = "jupyter_token_ws"
+    extension_url = "/"
+    load_other_extensions = True
+    description = __doc__ or ""
+
+    enabled = Bool(
+        _setting("enabled"),
+        help="Whether the guard stands before websockets. If not, tokens in subprotocols are taken out of"
+        " requests all the same, so that no handler and no log ever sees one.",
+    ).tag(config=True)
+    exclude_paths = List(
+        Unicode(),
+        help="Regular expressions of paths below base_url, matched at their start, before which the guard"
+        " does not stand. Tokens in subprotocols are taken out all the same.",
+    ).tag(config=True)
+    close_reasons = Enum(
+        CLOSE_REASONS,
+        default_value=_setting("close_reasons"),
+        help="Who is told a refusal by accepting the socket and closing it with a 4xxx code."
+        " 'offered': clients that offered a marker or a token as subprotocol, all others get plain HTTP;"
+        " 'explicit': only clients that offered the reason marker; 'always': everybody; 'never': nobody.",
+    ).tag(config=True)
+    allow_token_in_url = Bool(
+        _setting("allow_token_in_url"),
+        help="Whether websockets take the token from the URL parameter 'token' as well.",
+    ).tag(config=True)
+    max_token_size = Integer(
+        MAX_TOKEN_SIZE,
+        help="The longest token taken from a subprotocol, in bytes as encoded there.",
+    ).tag(config=True)
+    keepalive_interval = Float(
+        help="Seconds between two pings on every websocket; 0 leaves pings to jupyter_server and tornado."
+        " Default: ServerApp.websocket_ping_interval if that is set, else 25."
+    ).tag(config=True)
+    keepalive_timeout = Float(
+        help="Seconds of silence after which a websocket is dropped."
+        " Default: ServerApp.websocket_ping_timeout if that is set, else three times the interval."
+    ).tag(config=True)
+    open_timeout = Float(
+        _setting("open_timeout"),
+        help="Seconds that a websocket may take from the request to the answer 101; 0 is for ever.",
+    ).tag(config=True)
+    open_timeouts = Dict(
+        value_trait=Float(),
+        key_trait=Unicode(),
+        help="open_timeout by path, in seconds: regular expressions of paths below base_url, matched at"
+        " their start, the first that matches counts.",
+    ).tag(config=True)
+    max_refusals_open = Integer(
+        _setting("max_refusals_open"),
+        help="How many refused websockets may be open at once, waiting for the client to hear the reason."
+        " Further refusals are plain HTTP.",
+    ).tag(config=True)
+    refusal_burst = Integer(
+        _setting("refusal_burst"),
+        help="How many refusals in refusal_window seconds the same address, route and credential is told"
+        " by close code. Further ones are plain HTTP.",
+    ).tag(config=True)
+    refusal_window = Float(
+        _setting("refusal_window"), help="Seconds over which refusal_burst counts."
+    ).tag(config=True)
+    refusal_linger = Float(
+        _setting("refusal_linger"),
+        help="Seconds that a refused client is given to answer the close before the connection is cut.",
+    ).tag(config=True)
+    drain_timeout = Float(
+        _setting("drain_timeout"),
+        help="Seconds that clients are given to answer the close when the server ends.",
+    ).tag(config=True)
+
+    guard: Guard
+
+    @default("keepalive_interval")
+    def _default_keepalive_interval(self) -> float:
+        return self._ping_setting("websocket_ping_interval") or _setting("keepalive_interval")
+
+    @default("keepalive_timeout")
+    def _default_keepalive_timeout(self) -> float:
+        return self._ping_setting("websocket_ping_timeout") or 3 * self.keepalive_interval
+
+    def _ping_setting(self, name: str) -> float:
+        return float(getattr(self.serverapp, name, None) or 0)
+
+    @validate(
+        "max_token_size",
+        "keepalive_interval",
+        "keepalive_timeout",
+        "open_timeout",
+        "max_refusals_open",
+        "refusal_burst",
+        "refusal_window",
+        "refusal_linger",
+        "drain_timeout",
+    )
+    def _not_negative(self, proposal: Any) -> Any:
+        if proposal["value"] < 0:
+            raise TraitError(f"TokenWebSocketApp.{proposal['trait'].name} must not be negative")
+        return proposal["value"]
+
+    @validate("exclude_paths", "open_timeouts")
+    def _patterns(self, proposal: Any) -> Any:
+        for pattern in proposal["value"]:
+            _compile(proposal["trait"].name, pattern)
+        return proposal["value"]
+
+    @property
+    def _application(self) -> web.Application:
+        application: web.Application = cast("ServerApp", self.serverapp).web_app
+        return application
+
+    def options(self) -> GuardOptions:
+        """The traits as the guard's options."""
+        return GuardOptions(
+            enabled=self.enabled,
+            exclude_paths=tuple(self.exclude_paths),
+            close_reasons=self.close_reasons,
+            allow_token_in_url=self.allow_token_in_url,
+            max_token_size=self.max_token_size,
+            keepalive_interval=self.keepalive_interval,
+            keepalive_timeout=self.keepalive_timeout,
+            open_timeout=self.open_timeout,
+            open_timeouts=dict(self.open_timeouts),
+            max_refusals_open=self.max_refusals_open,
+            refusal_burst=self.refusal_burst,
+            refusal_window=self.refusal_window,
+            refusal_linger=self.refusal_linger,
+            drain_timeout=self.drain_timeout,
+        )
+
+    def initialize_settings(self) -> None:
+        """The guard of this server."""
+        self.guard = Guard(self._application, self.options(), self.log)
+
+    def initialize_handlers(self) -> None:
+        """Our routes, and the rule before all others."""
+        router.install(self.guard, rest.SocketOptionsHandler)
+        if self.enabled:
+            self.handlers.extend(rest.handlers())
+            settings = self._application.settings
+            settings["page_config_hook"] = rest.page_config_hook(settings.get("page_config_hook"))
+
+    async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
+        """Loggers that came since."""
+        logs.install(self.log)
+
+    async def stop_extension(self) -> None:
+        """The server ends: tell every socket."""
+        await self.guard.drain()

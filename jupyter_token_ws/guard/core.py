@@ -1,0 +1,192 @@
+"""The guard of one server: its options, its registry, its timer, and who passes by it.
+
+Everything that belongs to a server and not to a request is here. One guard belongs to one tornado
+application and is found in its settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jupyter_token_ws.protocol.capabilities import CLOSE_REASONS
+from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE, Offer, parse_offer
+
+from . import logs
+from .credentials import Digester
+from .handshake import Handshake
+from .keepalive import Keepalive
+from .kernels import SessionClaims
+from .refusal import RefusalBudget
+from .registry import OpenSocket, Registry
+
+if TYPE_CHECKING:
+    from tornado.httputil import HTTPServerRequest
+    from tornado.web import Application
+
+SETTING = "token_ws_guard"
+"""Where an application keeps its guard."""
+
+_HEADER = "Sec-WebSocket-Protocol"
+_ATTRIBUTE = "_token_ws_handshake"
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """What can be set. Times in seconds, sizes in bytes; the traits of the extension explain each."""
+
+    enabled: bool = True
+    exclude_paths: tuple[str, ...] = ()
+    close_reasons: str = CLOSE_REASONS[0]
+    allow_token_in_url: bool = True
+    max_token_size: int = MAX_TOKEN_SIZE
+    keepalive_interval: float = 25
+    keepalive_timeout: float = 75
+    open_timeout: float = 300
+    open_timeouts: Mapping[str, float] = field(default_factory=dict)
+    max_refusals_open: int = 100
+    refusal_burst: int = 5
+    refusal_window: float = 10
+    refusal_linger: float = 1
+    drain_timeout: float = 2
+
+
+class Guard:
+    """The guard of one tornado application."""
+
+    def __init__(
+        self,
+        application: Application,
+        options: GuardOptions | None = None,
+        log: logging.Logger | None = None,
+    ) -> None:
+        self.application = application
+        self.options = options = options or GuardOptions()
+        self.log = log or logging.getLogger("jupyter_token_ws")
+        self.digest = Digester()
+        self.registry = Registry()
+        self.sessions = SessionClaims()
+        self.refusals = RefusalBudget(
+            options.max_refusals_open, options.refusal_burst, options.refusal_window
+        )
+        self.keepalive = Keepalive(
+            self.registry,
+            options.keepalive_interval,
+            options.keepalive_timeout,
+            on_tick=self._on_tick,
+            on_drop=self._on_drop,
+        )
+        self.draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._excluded = [re.compile(pattern) for pattern in options.exclude_paths]
+        self._open_timeouts = [
+            (re.compile(pattern), seconds) for pattern, seconds in options.open_timeouts.items()
+        ]
+        application.settings[SETTING] = self
+        logs.install(self.log)
+
+    @classmethod
+    def of(cls, application: Application) -> Guard:
+        """The guard of an application; one with default options where it has none."""
+        guard: Guard | None = application.settings.get(SETTING)
+        return guard if guard is not None else cls(application)
+
+    # -- one request -------------------------------------------------------------------------------
+
+    def begin(self, request: HTTPServerRequest) -> Handshake:
+        """Take the token out of a request and keep what is known of it. May be called again."""
+        handshake: Handshake | None = getattr(request, _ATTRIBUTE, None)
+        if handshake is None:
+            offer = self.strip(request)
+            handshake = Handshake.begin(request, offer, self.opted_in(offer))
+            setattr(request, _ATTRIBUTE, handshake)
+        return handshake
+
+    def strip(self, request: HTTPServerRequest) -> Offer:
+        """Take every token-bearing entry out of a request's offer (C1.2)."""
+        header = request.headers.get(_HEADER, "")
+        offer = parse_offer(header, self.options.max_token_size)
+        if offer.token_bearing:
+            set_offer(request, offer.visible)
+        return offer
+
+    def opted_in(self, offer: Offer) -> bool:
+        """Whether a refusal is told by accepting and closing (C3.1)."""
+        mode = self.options.close_reasons
+        if mode == "offered":
+            return offer.marker or offer.token_bearing or offer.reason_marker
+        return offer.reason_marker if mode == "explicit" else mode == "always"
+
+    def covers(self, path: str) -> bool:
+        """Whether the guard stands before a path; if not, tokens are stripped all the same."""
+        below = self._below_base(path)
+        return self.options.enabled and not any(p.match(below) for p in self._excluded)
+
+    def open_timeout(self, path: str) -> float:
+        """How long a path may take from the request to the 101, in seconds; 0 is for ever."""
+        below = self._below_base(path)
+        for pattern, seconds in self._open_timeouts:
+            if pattern.match(below):
+                return seconds
+        return self.options.open_timeout
+
+    def _below_base(self, path: str) -> str:
+        base: str = self.application.settings.get("base_url", "/")
+        return path[len(base) :] if path.startswith(base) else path.lstrip("/")
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the request that started it."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- open sockets ------------------------------------------------------------------------------
+
+    def opened(self, socket: OpenSocket) -> None:
+        """A socket opened."""
+        self.registry.add(socket)
+        self.keepalive.start()
+
+    async def drain(self) -> None:
+        """Close every socket because the server ends, and refuse new ones from now on."""
+        self.draining = True
+        if len(self.registry):
+            self.log.info("Closing %d websockets", len(self.registry))
+        self.registry.close_all("draining", retry_after=1)
+        if not await self.registry.wait_empty(self.options.drain_timeout):
+            self.log.info("%d websockets did not answer the close", len(self.registry))
+        self.keepalive.stop()
+
+    def _on_tick(self) -> None:
+        kernel_manager: Any = self.application.settings.get("kernel_manager")
+        if kernel_manager is None:
+            return
+        for socket in self.registry:
+            if (
+                socket.kernel is not None
+                and socket.opted_in
+                and socket.kernel not in kernel_manager
+            ):
+                socket.kernel = None
+                socket.close("gone")
+        self.sessions.forget(kernel_manager)
+
+    def _on_drop(self, socket: OpenSocket, silence: float) -> None:
+        self.log.warning(
+            "Dropping websocket %s from %s after %.0f s of silence",
+            socket.path,
+            socket.remote_ip,
+            silence,
+        )
+
+
+def set_offer(request: HTTPServerRequest, protocols: tuple[str, ...]) -> None:
+    """Write the offered subprotocols of a request anew."""
+    if protocols:
+        request.headers[_HEADER] = ", ".join(protocols)
+    elif _HEADER in request.headers:
+        del request.headers[_HEADER]

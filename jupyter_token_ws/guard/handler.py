@@ -1,0 +1,561 @@
+"""The guarded websocket handler.
+
+``TokenWebSocketHandler`` is for extension authors. ``_Guarded`` is what stands before a handler
+class: it judges the credential when the handler asks who is there, tells refusals, chooses the
+answer, and enters the socket into the registry. It is always first in the order of methods, so that
+nothing a handler overrides can pass it by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
+from tornado import web
+from tornado.httputil import HTTPServerRequest
+from tornado.websocket import WebSocketHandler, WebSocketProtocol
+
+from jupyter_token_ws.protocol.reasons import REASONS, TOKEN_SLUGS, Reason, slug_for_status
+from jupyter_token_ws.protocol.subprotocols import choose
+
+from . import kernels
+from .core import Guard, set_offer
+from .credentials import CredentialSource, remove_ours, shown
+from .handshake import Handshake, Stage
+from .identity import Judge, JudgedProvider, ask, auth_enabled, detach, undo_cookies
+from .refusal import RefusalHandler
+from .registry import OpenSocket
+
+if TYPE_CHECKING:
+    from jupyter_server.auth.identity import IdentityProvider
+
+CROSS_ORIGIN = "Cross origin websockets not allowed"
+"""The body of the plain 403 across origins: tornado's words, so that every such answer is the same."""
+
+
+class Refused(web.HTTPError):
+    """Raise it in ``prepare`` or ``get`` to refuse a socket with a reason of the table.
+
+    ``slug`` is one of ``jupyter_token_ws.protocol.reasons.REASONS``; ``KeyError`` for any other.
+    Clients that opted in get the close code, others the HTTP status.
+    """
+
+    def __init__(self, slug: str) -> None:
+        self.slug = slug
+        super().__init__(REASONS[slug].http_status)
+
+
+@dataclass(frozen=True)
+class SocketInfo:
+    """How a client came in.
+
+    ``source`` is where its credential came from, ``subprotocol`` what the handshake was answered
+    with, ``opted_in`` whether the client understands close codes, ``principal`` the key of whatever
+    belongs to its user, ``user`` what the identity provider returned.
+    """
+
+    source: CredentialSource
+    subprotocol: str | None
+    opted_in: bool
+    principal: str
+    user: Any
+
+
+def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
+    """How the client of a websocket handler came in; ``None`` where the guard does not stand before it."""
+    handshake: Handshake | None = getattr(handler, "_token_ws_handshake", None)
+    if handshake is None or not isinstance(handler, _Guarded):
+        return None
+    return SocketInfo(
+        handshake.source,
+        handshake.answered,
+        handshake.opted_in,
+        handshake.principal,
+        handshake.user,
+    )
+
+
+def close_with_reason(handler: WebSocketHandler, slug: str, retry_after: int | None = None) -> None:
+    """Close a websocket with a reason of the table (contract section 3).
+
+    ``retry_after`` is in seconds. Clients that opted in get the code and the reason; others are
+    closed as stock closes (C3.6). Before the socket is open it is refused with the reason. Closing
+    twice does nothing. Raises ``KeyError`` for a slug that is not in the table.
+    """
+    reason = REASONS[slug]
+    if isinstance(handler, _Guarded):
+        if handler._token_ws_handshake.stage is Stage.OPENING:
+            handler._refuse(slug)
+            return
+        entry = handler._token_ws_guard.registry.get(handler)
+        if entry is not None:
+            entry.close(slug, retry_after)
+            return
+    handler.close(reason.code, reason.close_reason(retry_after))
+
+
+class TokenWebSocketHandler(WebSocketHandler):
+    """Takes tokens from the subprotocol and tells refusals by close codes; for any tornado
+    application.
+
+    Put it first among the bases::
+
+        class Echo(TokenWebSocketHandler, JupyterHandler):
+            def on_message(self, message):
+                self.write_message(message)
+
+    A Jupyter handler is judged by the server's identity provider. In a plain tornado application
+    override ``get_current_user``: while it runs, the token stands in the ``Authorization`` header
+    as ``token <value>``. Under a Jupyter server with the extension every websocket has all this
+    without the class.
+    """
+
+    def __new__(  # noqa: PYI034 - it returns a subclass
+        cls, application: web.Application, request: HTTPServerRequest, **kwargs: Any
+    ) -> TokenWebSocketHandler:
+        """An instance of the guarded class, unless the guard is switched off for the path."""
+        guard = Guard.of(application)
+        guard.begin(request)
+        kind: Any = guarded_class(cls) if guard.covers(request.path) else cls
+        return cast("TokenWebSocketHandler", object.__new__(kind))
+
+    @property
+    def socket_info(self) -> SocketInfo | None:
+        """How the client came in; ``None`` where the guard is switched off for this path."""
+        return socket_info(self)
+
+    def close_with_reason(self, slug: str, retry_after: int | None = None) -> None:
+        """See the function of the same name."""
+        close_with_reason(self, slug, retry_after)
+
+
+class _Guarded(WebSocketHandler):
+    """What is mixed in before a handler class."""
+
+    _token_ws_handshake: Handshake
+    _token_ws_guard: Guard
+
+    def __init__(
+        self, application: web.Application, request: HTTPServerRequest, **kwargs: Any
+    ) -> None:
+        guard = self._token_ws_guard = Guard.of(application)
+        handshake = self._token_ws_handshake = guard.begin(request)
+        self._token_ws_judge = Judge(
+            handshake, guard.digest, allow_token_in_url=guard.options.allow_token_in_url
+        )
+        self._token_ws_placed = ExitStack()
+        self._token_ws_timer: asyncio.TimerHandle | None = None
+        self._token_ws_session: kernels.Key | None = None
+        super().__init__(application, request, **kwargs)
+        # jupyter-server-proxy puts methods of a parent on the instance, before ours.
+        self._token_ws_redirect = self.__dict__.pop("redirect", None)
+
+    # -- who is there ------------------------------------------------------------------------------
+
+    @property
+    def identity_provider(self) -> IdentityProvider:
+        """The server's provider, with the judge before it."""
+        provider = self.__dict__.get("_token_ws_provider")
+        if provider is None:
+            real = cast("Any", super()).identity_provider
+            provider = JudgedProvider(real, self._token_ws_judge, self)
+            self.__dict__["_token_ws_provider"] = provider
+        return cast("IdentityProvider", provider)
+
+    @identity_provider.setter
+    def identity_provider(self, value: Any) -> None:
+        # A handler of another framework may keep something of its own under this name.
+        self.__dict__["_token_ws_provider"] = value
+
+    async def prepare(self) -> None:
+        """Judge the credential at the moment the handler asks for the user; refuse what cannot be read."""
+        handshake, guard = self._token_ws_handshake, self._token_ws_guard
+        seconds = guard.open_timeout(self.request.path)
+        if seconds > 0:
+            self._token_ws_timer = asyncio.get_running_loop().call_later(
+                seconds, self._on_open_timeout
+            )
+        early = "draining" if guard.draining else None
+        if handshake.offer.malformed:
+            early = "malformed_credentials"
+        if early is not None:
+            self._check_host_first()
+            self._refuse(early)
+            return
+        if not self._is_jupyter:
+            await self._judge_plain()
+        result: Any = super().prepare()
+        if result is not None:
+            await result
+        if handshake.offer.token is not None and not handshake.judged:
+            # A handler with a `prepare` all of its own.
+            await cast("JudgedProvider", self.identity_provider).get_user(self)
+        if handshake.stage is Stage.OPENING:
+            self._claim_session()
+
+    @property
+    def _is_jupyter(self) -> bool:
+        return issubclass(type(self), JupyterHandler)
+
+    def check_host(self) -> bool:
+        """Upstream's check, remembered."""
+        allowed = bool(cast("Any", super()).check_host())
+        self._token_ws_handshake.host_refused = not allowed
+        return allowed
+
+    def _check_host_first(self) -> None:
+        """What is refused before the handler asks anything still comes after the Host check (C2.7)."""
+        if self._is_jupyter and not self.check_host():
+            self.current_user = cast("Any", self)._jupyter_current_user = None
+            raise web.HTTPError(403)
+
+    async def _judge_plain(self) -> None:
+        """Judge for a handler that is not Jupyter's: it may ask for its user at any time, or never."""
+        handshake = self._token_ws_handshake
+        provider: IdentityProvider | None = self.settings.get("identity_provider")
+        token = handshake.offer.token
+        if provider is not None and not auth_enabled(provider):
+            handshake.token_accepted = token is not None
+            handshake.judged = True
+            return
+        if token is None:
+            await self._attribute_plain(provider)
+            return
+        user: Any = None
+        if not _is_default_current_user(type(self)):
+            with shown(
+                self.request,
+                authorization=f"token {token}",
+                keep_url_token=False,
+                keep_cookies=False,
+            ):
+                user = self.get_current_user()
+        if user is None and provider is not None:
+            user = await self._token_ws_judge.alone(provider, self, token)
+        handshake.judged = True
+        if user is None:
+            handshake.rejected = True
+            raise web.HTTPError(403)
+        self._settle_plain(user, CredentialSource.SUBPROTOCOL, token)
+        handshake.token_accepted = handshake.by_token = True
+        # It may read the header in `prepare`, in `get` or not at all; taken away before the
+        # handshake.
+        self._token_ws_placed.enter_context(self._token_ws_judge.view(self.request))
+
+    async def _attribute_plain(self, provider: IdentityProvider | None) -> None:
+        """Find out whether a token in URL or header is the server's own, so that it can be removed."""
+        handshake = self._token_ws_handshake
+        handshake.judged = True
+        if provider is None:
+            return
+        for token, source in (
+            (handshake.url_token, CredentialSource.URL),
+            (handshake.header_token, CredentialSource.HEADER),
+        ):
+            if token is None:
+                continue
+            detached = detach(self, f"token {token}")
+            user = await ask(provider, detached)
+            if user is not None and provider.is_token_authenticated(detached):
+                self._settle_plain(user, source, token)
+                return
+
+    def _settle_plain(self, user: Any, source: CredentialSource, credential: str) -> None:
+        handshake = self._token_ws_handshake
+        handshake.user, handshake.source, handshake.ours = user, source, credential
+        handshake.credential = self._token_ws_guard.digest(credential)
+        handshake.principal = f"credential:{handshake.credential}"
+
+    def _plain_principal(self) -> str:
+        """For a handler that was never judged: its own user, else the cookies it came with."""
+        name = getattr(self, "_current_user", None)
+        if isinstance(name, str) and name:
+            return f"user:{name}"
+        return f"credential:{self._token_ws_guard.digest(self.request.headers.get('Cookie', ''))}"
+
+    def _claim_session(self) -> None:
+        """Keep a kernel session for its principal, before upstream looks at it (C2.8, 4409)."""
+        if not isinstance(self, KernelWebsocketHandler) or self._known_user() is None:
+            return
+        kernel_id = self.path_kwargs.get("kernel_id", "")
+        session_id = kernels.session_id(self.request)
+        if session_id is None:
+            return
+        sessions, principal = self._token_ws_guard.sessions, self._token_ws_handshake.principal
+        self._token_ws_session = (kernel_id, session_id)
+        if not sessions.claim(self, self._token_ws_session, principal):
+            self._token_ws_session = (kernel_id, kernels.change_session_id(self.request))
+            sessions.claim(self, self._token_ws_session, principal)
+
+    # -- refusals ----------------------------------------------------------------------------------
+
+    def check_origin(self, *args: Any, **kwargs: Any) -> bool:
+        """Upstream's check; where it fails the answer is the same for everybody (C3.4)."""
+        if self._token_ws_handshake.stage is Stage.REFUSED:
+            raise web.Finish
+        if not cast("Any", super()).check_origin(*args, **kwargs):
+            self._refuse("origin_refused", across=True)
+            raise web.Finish
+        return True
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """An error of the handler, told by its reason where the client can read one."""
+        stage = self._token_ws_handshake.stage
+        if stage is Stage.REFUSED:
+            return
+        if stage is Stage.OPEN or self._headers_written:
+            super().send_error(status_code, **kwargs)
+            return
+        error = kwargs.get("exc_info", (None, None))[1]
+        slug = error.slug if isinstance(error, Refused) else self._slug(status_code)
+        self._refuse(slug, functools.partial(super().send_error, status_code, **kwargs))
+
+    def redirect(self, *args: Any, **kwargs: Any) -> None:
+        """A redirect of somebody unknown leads to the login page, which a websocket cannot show."""
+        stage = self._token_ws_handshake.stage
+        if stage is Stage.REFUSED:
+            return
+        stock: Callable[..., None] = self._token_ws_redirect or super().redirect
+        if stage is Stage.OPENING and self._known_user() is None:
+            self._refuse(self._slug(403), functools.partial(stock, *args, **kwargs))
+        else:
+            stock(*args, **kwargs)
+
+    def _known_user(self) -> Any:
+        # Not the property: before `prepare` is through, asking it raises.
+        return self._token_ws_handshake.user or getattr(self, "_current_user", None)
+
+    def _slug(self, status: int) -> str:
+        """The reason for an error status, by what is known of the credential."""
+        handshake = self._token_ws_handshake
+        if status not in (401, 403):
+            return slug_for_status(status)
+        if handshake.host_refused:
+            return "origin_refused"
+        if handshake.rejected:
+            return "token_rejected"
+        if self._known_user() is not None:
+            return "forbidden"
+        if handshake.url_token and not self._token_ws_guard.options.allow_token_in_url:
+            return "url_token_refused"
+        if handshake.url_token or handshake.header_token:
+            return "token_rejected"
+        return "credentials_missing"
+
+    def _refuse(
+        self, slug: str, plain: Callable[[], None] | None = None, *, across: bool | None = None
+    ) -> None:
+        """Refuse this socket, once.
+
+        ``plain`` answers as upstream would; without it we answer. ``across`` says that the origin
+        is not allowed, where the caller knows.
+        """
+        handshake = self._token_ws_handshake
+        self._leave()
+        reason = REASONS[slug]
+        if across is None:
+            across = not handshake.host_refused and not self._origin_allowed()
+        if across and not (slug in TOKEN_SLUGS and handshake.token_presented):
+            reason = REASONS["origin_refused"]
+        handshake.stage = Stage.REFUSED
+        told = reason.told and handshake.opted_in and self._budget_allows()
+        self._log_refusal(reason, told)
+        if told:
+            self._tell(reason)
+            return
+        if across:
+            self._answer(403, CROSS_ORIGIN)
+        elif plain is not None:
+            if handshake.token_presented:
+                undo_cookies(self)
+            plain()
+        else:
+            self._answer(reason.http_status, f"{reason.slug}: {reason.text}\n")
+
+    def _origin_allowed(self) -> bool:
+        """Whether upstream's origin check passes, as things stand."""
+        headers = self.request.headers
+        origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
+        check: Callable[[str], bool] = cast("Any", super()).check_origin
+        protection = getattr(self, "_check_cross_origin", None)  # tornado 6.6 and later
+        try:
+            if protection is not None:
+                return protection(check) is None
+            return origin is None or check(origin)
+        except Exception:  # noqa: BLE001 - whatever a handler's own check raises
+            # A handler whose check needs more than is settled yet: nothing is told.
+            return False
+
+    def _budget_allows(self) -> bool:
+        handshake = self._token_ws_handshake
+        credential = handshake.offer.token or handshake.url_token or handshake.header_token
+        key = (
+            self.request.remote_ip or "",
+            type(self).__qualname__,
+            self._token_ws_guard.digest(credential or self.request.headers.get("Cookie", "")),
+        )
+        return self._token_ws_guard.refusals.allow(key)
+
+    def _log_refusal(self, reason: Reason, told: bool) -> None:
+        name = self._token_ws_handshake.user_name
+        self._token_ws_guard.log.info(
+            "Refused websocket: %d %s %s from %s%s%s",
+            reason.code,
+            reason.slug,
+            self.request.path,
+            self.request.remote_ip,
+            f" user {name}" if name else "",
+            "" if told else " (plain HTTP)",
+        )
+
+    def _answer(self, status: int, body: str) -> None:
+        """Plain HTTP, the same for everybody."""
+        self.clear()
+        undo_cookies(self)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_status(status)
+        self.finish(body)
+
+    def _tell(self, reason: Reason) -> None:
+        """Hand the connection to a handler that accepts and closes."""
+        guard = self._token_ws_guard
+        self._finished = True  # tornado asks this before it answers anything on our behalf
+        refusal = RefusalHandler(
+            self.application,
+            self.request,
+            reason=reason,
+            offer=self._token_ws_handshake.offer,
+            budget=guard.refusals,
+            linger=guard.options.refusal_linger,
+        )
+        guard.run(refusal._execute([]))
+
+    def _on_open_timeout(self) -> None:
+        self._token_ws_timer = None
+        if self._token_ws_handshake.stage is Stage.OPENING:
+            self._refuse("open_timeout")
+
+    def _leave(self) -> None:
+        """End what was begun for a handshake: timer, credential in place, claim on a session."""
+        if self._token_ws_timer is not None:
+            self._token_ws_timer.cancel()
+            self._token_ws_timer = None
+        self._token_ws_placed.close()
+        if self._token_ws_session is not None:
+            opened = self._token_ws_handshake.stage is Stage.OPEN
+            self._token_ws_guard.sessions.release(self, self._token_ws_session, opened=opened)
+            self._token_ws_session = None
+
+    # -- the open socket ---------------------------------------------------------------------------
+
+    @property
+    def ping_interval(self) -> float:
+        """Never tornado's pings nor ``WebSocketMixin``'s beside the guard's."""
+        if self._token_ws_guard.options.keepalive_interval > 0:
+            return 0
+        return cast("float", super().ping_interval)
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """The handler wants to accept. One that is late finds the socket refused and does nothing."""
+        handshake = self._token_ws_handshake
+        if handshake.stage is Stage.REFUSED:
+            raise web.Finish
+        self._token_ws_placed.close()
+        remove_ours(self.request, handshake.ours)
+        return super().get_websocket_protocol()
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        """The handler's own choice first, then the markers (C1.1)."""
+        handshake = self._token_ws_handshake
+        offer = handshake.offer
+        chosen = super().select_subprotocol(list(offer.protocols))
+        handshake.chosen = chosen
+        handshake.answered = choose(chosen, offer, handshake.token_accepted)
+        # tornado has read the header by now; what handlers pass on has no markers in it.
+        set_offer(self.request, offer.protocols)
+        return handshake.answered
+
+    @property
+    def selected_subprotocol(self) -> str | None:
+        """What the handler chose: it need not know the markers."""
+        return self._token_ws_handshake.chosen
+
+    async def open(self, *args: Any, **kwargs: Any) -> None:
+        """The 101 is out: enter the registry, then let the handler open."""
+        handshake, guard = self._token_ws_handshake, self._token_ws_guard
+        handshake.stage = Stage.OPEN
+        if self._token_ws_timer is not None:
+            self._token_ws_timer.cancel()
+            self._token_ws_timer = None
+        kernel = (
+            self.path_kwargs.get("kernel_id") if isinstance(self, KernelWebsocketHandler) else None
+        )
+        guard.opened(
+            OpenSocket(
+                handler=self,
+                path=self.request.path,
+                principal=handshake.principal or self._plain_principal(),
+                credential=handshake.credential,
+                source=handshake.source,
+                opted_in=handshake.opted_in,
+                user=handshake.user,
+                remote_ip=self.request.remote_ip or "",
+                kernel=kernel,
+                stream=getattr(self.ws_connection, "stream", None),
+            )
+        )
+        try:
+            result = super().open(*args, **kwargs)
+            if result is not None:
+                await result
+        except BaseException:
+            # tornado aborts the connection and tells nobody.
+            guard.registry.discard(self)
+            self._leave()
+            raise
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """As stock; upstream's close of a connection that was replaced gets its reason."""
+        session = self._token_ws_session
+        sessions = self._token_ws_guard.sessions
+        if code is None and session is not None and sessions.replaced(self, session):
+            row = REASONS["replaced"]
+            code, reason = row.code, row.close_reason()
+        super().close(code, reason)
+
+    def on_connection_close(self) -> None:
+        """The connection ended, whoever ended it."""
+        self._token_ws_guard.registry.discard(self)
+        self._leave()
+        super().on_connection_close()
+
+
+def _is_default_current_user(kind: type[web.RequestHandler]) -> bool:
+    return kind.get_current_user is web.RequestHandler.get_current_user
+
+
+def guarded_class(kind: type[web.RequestHandler]) -> type[WebSocketHandler]:
+    """The class that stands before ``kind``: same name and module, for metrics and for who asks.
+
+    Raises ``TypeError`` or whatever the class raises where it cannot be subclassed.
+    """
+    if issubclass(kind, _Guarded):
+        return kind
+    made: type[WebSocketHandler] = _make_guarded(cast("Any", kind))
+    return made
+
+
+@functools.lru_cache(maxsize=1024)
+def _make_guarded(kind: Any) -> Any:
+    namespace = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    return type(kind)(kind.__name__, (_Guarded, kind), namespace)

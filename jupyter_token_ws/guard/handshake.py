@@ -1,0 +1,84 @@
+"""What the guard knows of one upgrade request, from its arrival to the end of its socket."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from jupyter_token_ws.protocol.subprotocols import Offer
+
+from .credentials import CredentialSource, header_token, url_token
+
+if TYPE_CHECKING:
+    from tornado.httputil import HTTPServerRequest
+
+
+class Stage(Enum):
+    """How far a handshake has come."""
+
+    OPENING = auto()
+    OPEN = auto()
+    REFUSED = auto()
+
+
+@dataclass(eq=False)
+class Handshake:
+    """State of one upgrade request.
+
+    ``user`` is what the identity provider returned, ``by_token`` what it says of how. ``ours`` is
+    the token that authenticated, ``credential`` a digest of the credential. ``rejected`` means that
+    a subprotocol token was judged and admitted nobody.
+    """
+
+    offer: Offer
+    opted_in: bool
+    url_token: str | None = field(repr=False)
+    header_token: str | None = field(repr=False)
+    authorization: str | None = field(repr=False)
+    started: float = field(default_factory=time.monotonic)
+    stage: Stage = Stage.OPENING
+    judged: bool = False
+    user: Any = None
+    by_token: bool = False
+    token_accepted: bool = False
+    rejected: bool = False
+    host_refused: bool = False
+    source: CredentialSource = CredentialSource.NONE
+    ours: str | None = field(default=None, repr=False)
+    credential: str = ""
+    principal: str = ""
+    answered: str | None = None
+    chosen: str | None = None
+
+    @classmethod
+    def begin(cls, request: HTTPServerRequest, offer: Offer, opted_in: bool) -> Handshake:
+        """Read what a request carries. The offer's token is out of the request already."""
+        return cls(
+            offer,
+            opted_in,
+            url_token(request),
+            header_token(request),
+            request.headers.get("Authorization"),
+        )
+
+    @property
+    def shown_authorization(self) -> str | None:
+        """What stands in ``Authorization`` while the credential is judged, ``None`` for nothing of ours."""
+        if self.offer.token is not None:
+            return f"token {self.offer.token}"
+        if self.source is CredentialSource.URL:
+            return f"token {self.url_token}"  # it is out of the URL by now
+        return self.authorization
+
+    @property
+    def token_presented(self) -> bool:
+        """Whether the client sent a token by any way."""
+        return bool(self.offer.token_bearing or self.url_token or self.header_token)
+
+    @property
+    def user_name(self) -> str:
+        """The user's name for a log line, empty where nobody was named."""
+        name = getattr(self.user, "username", self.user)
+        return name if isinstance(name, str) else ""

@@ -1,0 +1,109 @@
+"""How a refusal is told: accept, close with the reason, be gone (contract section 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
+
+from tornado.websocket import WebSocketHandler
+
+from jupyter_token_ws.protocol.subprotocols import choose_refused
+
+if TYPE_CHECKING:
+    from jupyter_token_ws.protocol.reasons import Reason
+    from jupyter_token_ws.protocol.subprotocols import Offer
+
+MAX_CONTROL_FRAME = 125
+"""Bytes. Nothing but control frames is taken from somebody who was refused."""
+
+
+class RefusalBudget:
+    """Keeps refusals cheap (C3.5).
+
+    ``max_open`` refused sockets may be open at once. A key (address, route, credential digest) is
+    told ``burst`` times in ``window`` seconds, then no more until it calms down. ``max_keys``
+    bounds the table.
+    """
+
+    def __init__(self, max_open: int, burst: int, window: float, max_keys: int = 4096) -> None:
+        self.max_open = max_open
+        self.burst = burst
+        self.window = window
+        self.max_keys = max_keys
+        self.open = 0
+        self._told: OrderedDict[tuple[str, str, str], deque[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def allow(self, key: tuple[str, str, str], now: float | None = None) -> bool:
+        """Whether one more refusal may be told to ``key``; counts it if so."""
+        if now is None:
+            now = time.monotonic()
+        if self.open >= self.max_open:
+            return False
+        times = self._told.setdefault(key, deque())
+        self._told.move_to_end(key)
+        if len(self._told) > self.max_keys:
+            self._told.popitem(last=False)
+        while times and now - times[0] >= self.window:
+            times.popleft()
+        if len(times) >= self.burst:
+            return False
+        times.append(now)
+        return True
+
+
+class RefusalHandler(WebSocketHandler):
+    """Completes the handshake and closes with a reason. Accepts no data.
+
+    ``linger`` seconds are left for the client's close frame, then the connection is cut.
+    """
+
+    def initialize(
+        self, reason: Reason, offer: Offer, budget: RefusalBudget, linger: float
+    ) -> None:
+        """Arguments by tornado's way."""
+        self._close_with = reason
+        self._offer = offer
+        self._budget = budget
+        self._linger = linger
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def ping_interval(self) -> float:
+        """No pings for somebody who is leaving."""
+        return 0
+
+    @property
+    def max_message_size(self) -> int:
+        """Control frames only."""
+        return MAX_CONTROL_FRAME
+
+    def check_origin(self, origin: str) -> bool:
+        """The origin was looked at before it was settled what may be told."""
+        return True
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        """C3.2."""
+        return choose_refused(self._offer)
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        """Close at once."""
+        connection: Any = self.ws_connection
+        stream = connection.stream
+        self._budget.open += 1
+        self._timer = asyncio.get_running_loop().call_later(self._linger, stream.close)
+        self.close(self._close_with.code, self._close_with.close_reason())
+
+    def on_message(self, message: str | bytes) -> None:
+        """What a refused client says is not heard."""
+
+    def on_close(self) -> None:
+        """The place is free again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._budget.open -= 1

@@ -1,0 +1,106 @@
+"""The one list of open sockets.
+
+Everything that must find sockets later (shutdown, revocation, limits, metrics) finds them here, and
+closes them by slug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from jupyter_token_ws.protocol.reasons import REASONS
+
+from .credentials import CredentialSource
+
+if TYPE_CHECKING:
+    from tornado.websocket import WebSocketHandler
+
+CLOSE_EVERYBODY = frozenset({"draining", "token_revoked", "replaced"})
+"""Reasons that close with their code also who did not opt in (C3.6)."""
+
+
+@dataclass(eq=False)
+class OpenSocket:
+    """One open socket.
+
+    ``principal`` keys what belongs to a user, ``credential`` is a digest, ``source`` tells how the
+    client came in, ``carrier`` what carries the messages, ``opted_in`` that the client understands
+    close codes. ``opened_at`` is in seconds since the epoch. ``kernel`` is the kernel's id where it
+    is a kernel socket. ``stream`` is the connection's stream where it has one of its own.
+    """
+
+    handler: WebSocketHandler
+    path: str
+    principal: str
+    credential: str
+    source: CredentialSource
+    opted_in: bool
+    user: Any = None
+    remote_ip: str = ""
+    kernel: str | None = None
+    carrier: str = "websocket"
+    stream: Any = None
+    opened_at: float = field(default_factory=time)
+
+    def close(self, slug: str, retry_after: int | None = None) -> None:
+        """Close with a reason of the table; as stock does for who did not opt in (C3.6).
+
+        Raises ``KeyError`` for a slug that is not in the table.
+        """
+        reason = REASONS[slug]
+        if self.opted_in or slug in CLOSE_EVERYBODY:
+            self.handler.close(reason.code, reason.close_reason(retry_after))
+        else:
+            self.handler.close()
+
+
+class Registry:
+    """All open sockets of one server."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[WebSocketHandler, OpenSocket] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def __iter__(self) -> Iterator[OpenSocket]:
+        """A snapshot: sockets may close meanwhile."""
+        return iter(list(self._sockets.values()))
+
+    def get(self, handler: WebSocketHandler) -> OpenSocket | None:
+        """The entry of a handler, or ``None``."""
+        return self._sockets.get(handler)
+
+    def add(self, socket: OpenSocket) -> None:
+        """A socket opened."""
+        self._sockets[socket.handler] = socket
+        self._empty.clear()
+
+    def discard(self, handler: WebSocketHandler) -> None:
+        """A socket closed; one that is not listed is no error."""
+        self._sockets.pop(handler, None)
+        if not self._sockets:
+            self._empty.set()
+
+    def by_principal(self, principal: str) -> list[OpenSocket]:
+        """The sockets of one principal."""
+        return [socket for socket in self if socket.principal == principal]
+
+    def close_all(self, slug: str, retry_after: int | None = None) -> None:
+        """Close every socket with a reason."""
+        for socket in self:
+            socket.close(slug, retry_after)
+
+    async def wait_empty(self, timeout: float) -> bool:
+        """Wait until no socket is open, ``timeout`` seconds at most; false when that ran out."""
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except asyncio.TimeoutError:
+            return False
+        return True

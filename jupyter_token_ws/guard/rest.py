@@ -1,0 +1,162 @@
+"""The REST part: capabilities, their schema, and ``OPTIONS`` of websocket paths (contract sections 4, 5)."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from jupyter_server.auth.decorator import allow_unauthenticated
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.utils import url_path_join
+from tornado import web
+
+from jupyter_token_ws.protocol import versions
+from jupyter_token_ws.protocol.capabilities import (
+    Facts,
+    capabilities_document,
+    capabilities_schema,
+)
+from jupyter_token_ws.protocol.reasons import REASONS, error_document, slug_for_status
+
+from .core import Guard
+from .handler import Refused
+from .router import socket_templates
+
+API = "api/token-ws"
+CAPABILITIES = f"{API}/capabilities"
+SCHEMA = f"{API}/capabilities.schema.json"
+PAGE_CONFIG = "tokenWebSocket"
+"""Under which name JupyterLab and Notebook pages carry the document."""
+
+_ANSWER_HEADERS = ", ".join(
+    (versions.HEADER, versions.SUPPORTED_HEADER, "ETag", "Link", "Retry-After")
+)
+
+
+def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
+    """The document as this request's client must see it: absolute addresses by its own Host."""
+    guard = Guard.of(handler.application)
+    options, request, settings = guard.options, handler.request, handler.settings
+    base_path = settings.get("base_url", "/")
+    base_url = f"{request.protocol}://{request.host}{base_path}"
+    ws_url = settings.get("websocket_url") or f"ws{base_url.removeprefix('http')}"
+    if not ws_url.startswith(("ws://", "wss://")):
+        ws_url = f"ws{base_url.removeprefix('http')}"
+    elif not ws_url.rstrip("/").endswith(base_path.rstrip("/")):
+        ws_url = url_path_join(ws_url, base_path)
+    return capabilities_document(
+        Facts(
+            base_url=base_url,
+            ws_url=ws_url.rstrip("/") + "/",
+            token_in_url=options.allow_token_in_url,
+            max_token_size=options.max_token_size,
+            close_reasons=options.close_reasons,
+            sockets=socket_templates(handler.application),
+            keepalive_interval=options.keepalive_interval,
+            keepalive_timeout=options.keepalive_timeout,
+        )
+    )
+
+
+def page_config_hook(previous: Any) -> Any:
+    """A ``page_config_hook`` that adds the document and then asks the one that was there before."""
+
+    def hook(handler: Any, page_config: dict[str, Any]) -> dict[str, Any]:
+        page_config[PAGE_CONFIG] = capabilities_of(handler)
+        return previous(handler, page_config) if previous is not None else page_config
+
+    return hook
+
+
+class ApiHandler(JupyterHandler):
+    """What our REST paths have in common: versions, JSON errors, CORS as the server's."""
+
+    async def prepare(self) -> None:  # type: ignore[override] # upstream's argument is for websockets
+        """Negotiate the version before anything else is looked at."""
+        supported = versions.negotiate(self.request.headers.get(versions.HEADER))
+        self._version = supported or versions.API_VERSIONS[0]
+        self._common_headers()
+        if supported is None:
+            self.set_status(HTTPStatus.UNPROCESSABLE_ENTITY)
+            self.set_header(versions.SUPPORTED_HEADER, ", ".join(versions.API_VERSIONS))
+            self.finish(versions.unsupported_document())
+            return
+        await super().prepare()
+
+    def _common_headers(self) -> None:
+        self.set_header(versions.HEADER, getattr(self, "_version", versions.API_VERSIONS[0]))
+        self.set_header("Vary", "Host, Origin")
+        self.set_header("Access-Control-Expose-Headers", _ANSWER_HEADERS)
+
+    @property
+    def content_security_policy(self) -> str:
+        """Data, not a page."""
+        return f"{super().content_security_policy}; default-src 'none'"
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Errors are JSON: ``{"status": slug, "message": text}``."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, Refused):
+            slug = error.slug
+        else:
+            slug = "forbidden" if status_code in (401, 403) else slug_for_status(status_code)
+        self._common_headers()
+        self.finish(error_document(REASONS[slug]))
+
+    @allow_unauthenticated
+    def options(self, *args: Any, **kwargs: Any) -> None:
+        """The preflight of a page on another origin."""
+        self.set_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+        self.set_header(
+            "Access-Control-Allow-Headers",
+            f"accept, content-type, authorization, x-xsrftoken, {versions.HEADER.lower()}",
+        )
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.finish()
+
+
+class CapabilitiesHandler(ApiHandler):
+    """``GET api/token-ws/capabilities``, open to all."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        """The document."""
+        self.set_header("Cache-Control", "private, max-age=300")
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(capabilities_of(self)))
+
+    head = get
+
+
+class SchemaHandler(ApiHandler):
+    """``GET api/token-ws/capabilities.schema.json``, open to all."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        """The JSON Schema of the document."""
+        self.set_header("Cache-Control", "private, max-age=300")
+        self.set_header("Content-Type", "application/schema+json")
+        self.finish(json.dumps(capabilities_schema()))
+
+    head = get
+
+
+class SocketOptionsHandler(ApiHandler):
+    """``OPTIONS`` on the path of a websocket whose handler has none of its own."""
+
+    @allow_unauthenticated
+    def options(self, *args: Any, **kwargs: Any) -> None:
+        """204, what is allowed, and where the capabilities are."""
+        link = url_path_join(self.base_url, CAPABILITIES)
+        self.set_header("Allow", "GET, OPTIONS")
+        self.set_header("Link", f'<{link}>; rel="service-desc"')
+        super().options()
+
+
+def handlers() -> list[tuple[str, type[JupyterHandler]]]:
+    """Our routes, below the server's base."""
+    return [
+        (f"/{CAPABILITIES}", CapabilitiesHandler),
+        (f"/{SCHEMA.replace('.', chr(92) + '.')}", SchemaHandler),
+    ]

@@ -1,0 +1,140 @@
+"""How the guard gets before every websocket of a server, whoever registered it and whenever.
+
+One rule at the front of the application's router looks at requests that concern websockets, asks
+the application who would serve them, and answers with the guarded class of that handler. No library
+class is changed, and handlers registered later are found like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from jupyter_server.base.handlers import JupyterHandler
+from tornado import routing, web
+from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
+from tornado.websocket import WebSocketHandler
+
+from jupyter_token_ws.protocol.capabilities import route_template, sorted_templates
+
+from .handler import Refused, guarded_class
+
+if TYPE_CHECKING:
+    from .core import Guard
+
+_HEADER = "Sec-WebSocket-Protocol"
+_SEEN = "_token_ws_seen"
+
+FORWARDING_MODULES = ("jupyter_server_proxy",)
+"""Packages whose sockets lead to somebody else's program: no token is ever meant for those."""
+
+
+class MissingSocketHandler(WebSocketHandler, JupyterHandler):  # type: ignore[misc] # check_origin
+    """A path without a websocket, for who can read the answer. Says so only after the credential."""
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: 403 to strangers, else there is nothing here."""
+        if self.current_user is None:
+            raise web.HTTPError(403)
+        raise Refused("not_found")
+
+
+class UnguardedTokenHandler(WebSocketHandler):
+    """A token was sent to a handler that cannot be guarded."""
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """500: neither the token nor the socket is given to it."""
+        raise Refused("internal_error")
+
+
+class _Concerns(routing.Matcher):
+    """Matches requests that upgrade, ask what a websocket path allows, or bear a token."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        if getattr(request, _SEEN, False):
+            return None
+        concerns = is_upgrade(request) or request.method == "OPTIONS" or _HEADER in request.headers
+        return {} if concerns else None
+
+
+def is_upgrade(request: HTTPServerRequest) -> bool:
+    """Whether a request asks to become a websocket (RFC 6455 section 4.1)."""
+    return request.method == "GET" and request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+class GuardRouter(routing.Router):
+    """The target of the rule."""
+
+    def __init__(self, guard: Guard, options_handler: type[web.RequestHandler]) -> None:
+        self._guard = guard
+        self._options_handler = options_handler
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> HTTPMessageDelegate | None:
+        """The delegate for the guarded class, or ``None`` to let the next rules decide."""
+        setattr(request, _SEEN, True)
+        guard = self._guard
+        offer = guard.strip(request) if not is_upgrade(request) else guard.begin(request).offer
+        if not guard.covers(request.path):
+            return None
+        delegate: Any = guard.application.find_handler(request)
+        kind = getattr(delegate, "handler_class", None)
+        if not isinstance(kind, type) or not issubclass(kind, web.RequestHandler):
+            return cast("HTTPMessageDelegate", delegate)
+        socket = issubclass(kind, WebSocketHandler)
+        if not is_upgrade(request):
+            stock_options = kind.options is web.RequestHandler.options
+            if request.method == "OPTIONS" and socket and stock_options:
+                return self._delegate(request, self._options_handler)
+            return cast("HTTPMessageDelegate", delegate)
+        if not socket:
+            if not guard.opted_in(offer):
+                return cast("HTTPMessageDelegate", delegate)
+            return self._delegate(request, guarded_class(MissingSocketHandler))
+        try:
+            guarded = guarded_class(kind)
+        except Exception:  # a metaclass may raise anything
+            guard.log.exception("Cannot guard %s.%s", kind.__module__, kind.__qualname__)
+            if not offer.token_bearing:
+                return cast("HTTPMessageDelegate", delegate)
+            return self._delegate(request, guarded_class(UnguardedTokenHandler))
+        return guard.application.get_handler_delegate(
+            request, guarded, delegate.handler_kwargs, delegate.path_args, delegate.path_kwargs
+        )
+
+    def _delegate(
+        self, request: HTTPServerRequest, kind: type[web.RequestHandler]
+    ) -> HTTPMessageDelegate:
+        return self._guard.application.get_handler_delegate(request, kind)
+
+
+def install(guard: Guard, options_handler: type[web.RequestHandler]) -> None:
+    """Put the rule at the front. Calling it again for the same application changes nothing."""
+    rules = guard.application.default_router.rules
+    if not any(isinstance(rule.target, GuardRouter) for rule in rules):
+        rules.insert(0, routing.Rule(_Concerns(), GuardRouter(guard, options_handler)))
+
+
+def socket_templates(application: web.Application) -> tuple[str, ...]:
+    """The routes of the server's websockets as templates below its base; proxied apps are left out."""
+    base_url = application.settings.get("base_url", "/")
+    return sorted_templates(
+        route_template(pattern, base_url)
+        for pattern, kind in _routes(application.default_router)
+        if issubclass(kind, WebSocketHandler) and _declared(kind)
+    )
+
+
+def _declared(kind: type) -> bool:
+    """Whether a handler's sockets are the server's own; a class may say so by ``token_ws_declared``."""
+    said = getattr(kind, "token_ws_declared", None)
+    if said is not None:
+        return bool(said)
+    return not any(base.__module__.split(".")[0] in FORWARDING_MODULES for base in kind.__mro__)
+
+
+def _routes(router: routing.RuleRouter) -> Iterator[tuple[str, type]]:
+    for rule in router.rules:
+        if isinstance(rule.target, routing.RuleRouter):
+            yield from _routes(rule.target)
+        elif isinstance(rule.target, type) and isinstance(rule.matcher, routing.PathMatches):
+            yield rule.matcher.regex.pattern, rule.target

@@ -1,0 +1,160 @@
+"""What a client offers in ``Sec-WebSocket-Protocol`` and what it is answered (contract section 1).
+
+Parsing, choosing and percent-encoding only. Whether a token is any good is the guard's business.
+Sources: RFC 6455 sections 4.1 and 4.2.2, JEP 121 (draft).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote_to_bytes
+
+MARKER = "v1.token.websocket.jupyter.org"
+"""The marker of JEP 121: "I may send my token as a subprotocol"."""
+
+REASON_MARKER = "v1.reason.websocket.jupyter.org"
+"""The reason marker: "I understand close codes: accept me, then close with the reason"."""
+
+KERNEL = "v1.kernel.websocket.jupyter.org"
+"""The kernel wire protocol, which exists upstream."""
+
+MAX_TOKEN_SIZE = 4096
+"""The default limit of a token, in bytes as encoded in the header (C1.3)."""
+
+# C1.2: any version, any case, empty included.
+_TOKEN_BEARING = re.compile(
+    r"v([0-9]+)\.token\.websocket\.jupyter\.org\.(.*)", re.IGNORECASE | re.DOTALL
+)
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one handshake offered.
+
+    ``protocols`` is what a handler may see: the offer less both markers and every token-bearing
+    entry. ``visible`` is the offer less the token-bearing entries only. ``token`` is the decoded
+    token or ``None`` when none was sent; it is kept out of the representation. ``malformed`` is
+    true where C1.2 or C1.3 refuse the offer, and then ``token`` is ``None``.
+    """
+
+    protocols: tuple[str, ...] = ()
+    visible: tuple[str, ...] = ()
+    marker: bool = False
+    reason_marker: bool = False
+    token_bearing: bool = False
+    token: str | None = field(default=None, repr=False)
+    malformed: bool = False
+
+
+def is_token_bearing(protocol: str) -> bool:
+    """Whether an offered name carries a token, whatever its version, case or length (C1.2)."""
+    return _TOKEN_BEARING.fullmatch(protocol) is not None
+
+
+def split_header(header: str) -> list[str]:
+    """The names in a ``Sec-WebSocket-Protocol`` header, in order; empty elements are passed over.
+
+    Several headers of that name are one list joined by commas (RFC 9110 section 5.3).
+    """
+    return [name for name in (part.strip(" \t") for part in header.split(",")) if name]
+
+
+def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZE) -> Offer:
+    """Read an offer (C1.2, C1.3).
+
+    ``header`` is the header's value, or the list of names. ``max_token_size`` is in bytes of the
+    encoded token. Never raises: what is wrong with the offer stands in ``Offer.malformed``.
+    """
+    names = split_header(header) if isinstance(header, str) else list(header)
+    visible: list[str] = []
+    bearing: list[re.Match[str]] = []
+    for name in names:
+        match = _TOKEN_BEARING.fullmatch(name)
+        if match:
+            bearing.append(match)
+        else:
+            visible.append(name)
+    token: str | None = None
+    malformed = len(bearing) > 1
+    if len(bearing) == 1:
+        version, encoded = bearing[0].groups()
+        decoded = decode_token(encoded, max_token_size) if version == "1" else None
+        malformed = decoded is None
+        token = decoded or None  # an empty entry: none was sent
+    return Offer(
+        protocols=tuple(name for name in visible if name not in (MARKER, REASON_MARKER)),
+        visible=tuple(visible),
+        marker=MARKER in visible,
+        reason_marker=REASON_MARKER in visible,
+        token_bearing=bool(bearing),
+        token=token,
+        malformed=malformed,
+    )
+
+
+def choose(chosen: str | None, offer: Offer, token_accepted: bool) -> str | None:
+    """The subprotocol that an accepted socket is answered with (C1.1), or ``None`` for none.
+
+    ``chosen`` is the handler's own choice from ``offer.protocols``. ``token_accepted`` says that
+    the subprotocol token was.
+    """
+    if chosen:
+        return chosen
+    if offer.marker and token_accepted:
+        return MARKER
+    if offer.reason_marker:
+        return REASON_MARKER
+    return None
+
+
+def choose_refused(offer: Offer) -> str | None:
+    """The subprotocol that an accept-then-close refusal is answered with (C3.2), or ``None``.
+
+    Never another offered name: applications put credentials there.
+    """
+    for name in (REASON_MARKER, KERNEL, MARKER):
+        if name in offer.visible:
+            return name
+    return None
+
+
+def encode_token(token: str) -> str:
+    """A token as it stands in a subprotocol: ``encodeURIComponent`` with ``(`` and ``)`` escaped
+    (C1.4).
+
+    Raises ``UnicodeEncodeError`` for a lone surrogate, as JavaScript raises ``URIError``.
+    """
+    return quote(token, safe="!~*'")
+
+
+def decode_token(encoded: str, max_token_size: int = MAX_TOKEN_SIZE) -> str | None:
+    """The token in an encoded entry, or ``None`` where C1.3 refuses it."""
+    if len(encoded) > max_token_size or not encoded.isascii() or _BAD_PERCENT.search(encoded):
+        return None
+    try:
+        token = unquote_to_bytes(encoded).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if any(unicodedata.category(char) == "Cc" for char in token):
+        return None
+    return token
+
+
+def offer_subprotocols(
+    existing: Iterable[str] = (), token: str | None = None, *, reasons: bool = True
+) -> list[str]:
+    """The list a client offers (C1.4): existing protocols, marker, token, reason marker.
+
+    ``token`` is the plain token; without one no marker is offered. ``reasons=False`` leaves the
+    reason marker out, for a client that does not read close codes.
+    """
+    offered = list(existing)
+    if token:
+        offered += [MARKER, f"{MARKER}.{encode_token(token)}"]
+    if reasons:
+        offered.append(REASON_MARKER)
+    return offered
