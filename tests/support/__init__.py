@@ -1,0 +1,1 @@
+"""What several test modules need: a client that says exactly what it is told, and providers."""
