@@ -103,32 +103,34 @@ class Environment:
         options = ["--disable-pip-version-check", "--no-input", "--quiet"]
         run([self.python, "-m", "pip", *options, *arguments], what)
 
-    def install(self, kind: str) -> None:
-        """Install what *kind* ("demo" or "dev") needs, as locked, and the package."""
-        if kind == "dev":
-            wanted = digest(LOCK)
-            if not self.is_current("dev", wanted):
-                self.stamp("dev").unlink(missing_ok=True)
-                self.stamp("package").unlink(missing_ok=True)
-                self.pip(["install", "-r", LOCK], "installing the locked packages")
-                self.stamp("dev").write_text(wanted)
+    def install_locked(self) -> None:
+        """Install everything that the lock names."""
+        wanted = digest(LOCK)
+        if self.is_current("locked", wanted):
+            return
+        self.stamp("locked").unlink(missing_ok=True)
+        self.pip(["install", "-r", LOCK], "installing the locked packages")
+        self.stamp("locked").write_text(wanted)
+
+    def install_package(self) -> None:
+        """Install the package, editable, and what it needs for the demo, with the lock's versions."""
         # What the metadata and the shared data of an editable install are made from.
-        package = digest(
+        wanted = digest(
             LOCK,
             ROOT / "pyproject.toml",
             ROOT / "jupyter_token_ws" / "_version.py",
             *sorted((ROOT / "jupyter-config").rglob("*.json")),
         )
-        if not self.is_current("package", package):
-            self.stamp("package").unlink(missing_ok=True)
-            self.pip(
-                ["install", "-c", LOCK, "hatchling", "editables"], "installing the build backend"
-            )
-            self.pip(
-                ["install", "-c", LOCK, "--no-build-isolation", "-e", f"{ROOT}[demo]"],
-                "installing jupyter_token_ws",
-            )
-            self.stamp("package").write_text(package)
+        if self.is_current("package", wanted):
+            return
+        self.stamp("package").unlink(missing_ok=True)
+        # Without build isolation, so that the backend is of the locked version too.
+        self.pip(["install", "-c", LOCK, "hatchling", "editables"], "installing the build backend")
+        self.pip(
+            ["install", "-c", LOCK, "--no-build-isolation", "-e", f"{ROOT}[demo]"],
+            "installing jupyter_token_ws",
+        )
+        self.stamp("package").write_text(wanted)
 
 
 def install_node_packages() -> None:
@@ -181,7 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with only_one():
             environment = Environment(options.venv.resolve())
             environment.create()
-            environment.install(options.kind)
+            if options.kind == "dev":
+                environment.install_locked()
+            environment.install_package()
             if options.kind == "dev":
                 install_node_packages()
     except SetupError as error:
