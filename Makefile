@@ -56,7 +56,7 @@ demo: demo-env ## a server, a kernel and its sockets opened every way (KEEP=1 le
 .PHONY: test
 test: lint ## lint, types, all tests but the heavy ones, coverage
 	@rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest -n $(JOBS) --dist loadscope -m "not heavy" --conformance $(CONFORMANCE)
+	$(PY) -m coverage run -m pytest -n $(JOBS) --dist loadscope -m "not heavy" --conformance=$(CONFORMANCE)
 	@$(MAKE) --no-print-directory coverage
 
 .PHONY: pytest

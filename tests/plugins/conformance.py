@@ -1,6 +1,6 @@
 """Fail a test run in which a rule of the contract or of JEP 121 was not proved.
 
-``pytest --conformance docs/reference/conformance.md`` belongs to a run of the whole suite. A rule
+``pytest --conformance=docs/reference/conformance.md`` belongs to a run of the whole suite. A rule
 is proved when at least one test that names it passed in this very run: a skipped, deselected or
 expectedly failing test proves nothing. The page itself must agree with the tests, see
 tools/conformance.py.
