@@ -56,7 +56,7 @@ demo: demo-env ## a server, a kernel and its sockets opened every way (KEEP=1 le
 .PHONY: test
 test: lint ## lint, types, all tests but the heavy ones, coverage
 	@rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest -n $(JOBS) --dist loadscope -m "not heavy" --conformance=$(CONFORMANCE)
+	$(PY) -m coverage run -m pytest -n $(JOBS) --dist loadgroup -m "not heavy" --conformance=$(CONFORMANCE)
 	@$(MAKE) --no-print-directory coverage
 
 .PHONY: pytest
@@ -76,7 +76,7 @@ format: env ## let ruff mend and format the code
 
 .PHONY: coverage
 coverage: ## judge the coverage data of the last `make test`
-	@$(PY) tools/coverage_gate.py --full "$(FULLY_COVERED)" --whole 95
+	@$(PY) -m tools.coverage_gate --full "$(FULLY_COVERED)" --whole 95
 
 .PHONY: test-all
 test-all: env ## what takes minutes: oldest versions, upstream's own suite, the heavy tests
@@ -86,11 +86,11 @@ test-all: env ## what takes minutes: oldest versions, upstream's own suite, the 
 
 .PHONY: test-min
 test-min: env ## the tests against the oldest versions we say we work with
-	$(PY) tools/test_min.py
+	$(PY) -m tools.test_min
 
 .PHONY: test-upstream
 test-upstream: env ## jupyter_server's own tests, with and without the extension
-	$(PY) tools/upstream_suite.py
+	$(PY) -m tools.upstream_suite
 
 .PHONY: bench
 bench: env ## side by side with a stock server, ratios from one run
@@ -98,11 +98,11 @@ bench: env ## side by side with a stock server, ratios from one run
 
 .PHONY: mutation
 mutation: env ## change protocol/ and guard/ here and there: do the tests notice?
-	$(PY) tools/mutation.py --at-least 90
+	$(PY) -m tools.mutation --at-least 90
 
 .PHONY: conformance
 conformance: env ## write the test names into docs/reference/conformance.md
-	$(PY) tools/conformance.py --write
+	$(PY) -m tools.conformance --write
 
 .PHONY: docs
 docs: env ## the documentation as HTML: docs/_build/html

@@ -4,8 +4,8 @@ Rules are the clauses of the contract (``C2.3``) and the MUSTs and SHOULDs of JE
 test carries the ids of the rules it proves in its name: ``test_C2_3_C2_5_header_is_put_back``.
 The last column of the page's tables is written from the collected tests and by nothing else.
 
-    python tools/conformance.py --write    bring the page up to date
-    python tools/conformance.py            only say whether it is
+    python -m tools.conformance --write    bring the page up to date
+    python -m tools.conformance            only say whether it is
 
 That the tests were run, and passed, is for the pytest plugin in tests/plugins/conformance.py.
 """
@@ -40,8 +40,10 @@ class Proof(NamedTuple):
 
     @classmethod
     def from_nodeid(cls, nodeid: str) -> Proof:
-        """Take apart what pytest calls a test: ``file::Class::name[parameters]``."""
-        file, _, name = nodeid.partition("[")[0].partition("::")
+        """Take apart what pytest calls a test: ``file::Class::name[parameters]@group``."""
+        file, _, rest = nodeid.partition("::")
+        # The group is what pytest-xdist adds to tests that are to stay in one process.
+        name = rest.partition("[")[0].partition("@")[0]
         return cls(file, name)
 
     def __str__(self) -> str:

@@ -22,6 +22,7 @@ FILE = "test_rules.py"
 TESTS = """
 import pytest
 
+@pytest.mark.xdist_group("one")
 def test_C1_1_first(): pass
 @pytest.mark.parametrize("n", [1, 2])
 def test_C1_2_C1_1_second(n): pass
@@ -63,7 +64,9 @@ def judged(pytester, monkeypatch):
     return run
 
 
-both_ways = pytest.mark.parametrize("how", [[], ["-n", "2"]], ids=["alone", "xdist"])
+both_ways = pytest.mark.parametrize(
+    "how", [[], ["-n", "2", "--dist", "loadgroup"]], ids=["alone", "xdist"]
+)
 
 
 @both_ways
