@@ -1,0 +1,129 @@
+"""The command line against servers of every kind that a user may name by mistake."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from jupyter_token_ws import __version__
+from jupyter_token_ws.cli import CAPABILITIES_PATH, MAX_DOCUMENT_SIZE, main
+
+DOCUMENT = {"api_versions": ["1.0"], "base_url": "http://x/hub/ann/"}
+
+
+class _Site(BaseHTTPRequestHandler):
+    """A site with a server below /hub/ann/, and places that answer otherwise."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        answers = {
+            f"/hub/ann/{CAPABILITIES_PATH}": (200, json.dumps(DOCUMENT).encode()),
+            f"/broken/{CAPABILITIES_PATH}": (500, b""),
+            f"/html/{CAPABILITIES_PATH}": (200, b"<html>"),
+            f"/list/{CAPABILITIES_PATH}": (200, b"[]"),
+            f"/huge/{CAPABILITIES_PATH}": (200, b" " * (MAX_DOCUMENT_SIZE + 2) + b"{}"),
+        }
+        status, body = answers.get(self.path, (404, b""))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def site() -> Iterator[ThreadingHTTPServer]:
+    _Site.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Site)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["/hub/ann/", "/hub/ann", "/hub/ann/lab/tree/a.ipynb?token=SECRET", "/hub/ann/#token=SECRET"],
+)
+def test_capabilities_of_any_page(site, capsys, page):
+    address = f"user:pass@127.0.0.1:{site.server_port}{page}"
+    assert main(["capabilities", f"http://{address}"]) == 0
+    assert json.loads(capsys.readouterr().out) == DOCUMENT
+    assert not any("SECRET" in path for path in _Site.asked)
+
+
+def test_capabilities_without_a_scheme(site, capsys):
+    assert main(["capabilities", f"127.0.0.1:{site.server_port}/hub/ann/"]) == 0
+    assert json.loads(capsys.readouterr().out) == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("/", "has no capabilities (answered 404)"),
+        ("/broken/", "answered 500"),
+        ("/html/", "has no capabilities"),
+        ("/list/", "has no capabilities"),
+        ("/huge/", "has no capabilities"),
+    ],
+)
+def test_capabilities_missing(site, capsys, page, said):
+    assert main(["capabilities", f"http://127.0.0.1:{site.server_port}{page}?token=SECRET"]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "SECRET" not in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://x/", "http://", "http://[::1", "http://x:99999/", "http://x:0/", "file:///etc"],
+)
+def test_capabilities_of_no_address(capsys, address):
+    assert main(["capabilities", address]) == 1
+    assert "no http or https address" in capsys.readouterr().err
+
+
+def test_capabilities_of_nobody(capsys, unused_port):
+    assert main(["capabilities", f"http://127.0.0.1:{unused_port}/a/b?token=SECRET"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"jupyter token-ws: no answer from http://127.0.0.1:{unused_port}: ")
+    assert "SECRET" not in error
+
+
+@pytest.fixture
+def unused_port() -> int:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Site)
+    server.server_close()
+    return server.server_port
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_no_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_interrupted(monkeypatch):
+    def interrupt(url: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jupyter_token_ws.cli.fetch_capabilities", interrupt)
+    assert main(["capabilities", "http://x/"]) == 130
