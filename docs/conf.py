@@ -1,0 +1,75 @@
+"""How Sphinx makes HTML of these pages. The pages themselves are plain Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jupyter_token_ws import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "jupyter_token_ws"
+project_copyright = "jupyter_token_ws contributors"
+version = release = __version__
+
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "jupyter_token_ws"
+html_copy_source = False
+# Anchors of headings as on GitHub, so that a link works here and there.
+myst_heading_anchors = 3
+
+# A table of contents that plain Markdown readers need not see.
+CONTENTS = """
+```{toctree}
+:hidden:
+:caption: Tutorial
+
+tutorial/quickstart
+```
+
+```{toctree}
+:hidden:
+:caption: How to
+
+how-to/use-it-from-your-client
+how-to/close-with-a-reason
+how-to/configure
+```
+
+```{toctree}
+:hidden:
+:caption: Reference
+
+reference/configuration
+reference/codes
+reference/wire
+reference/capabilities
+reference/python
+reference/commands
+reference/conformance
+```
+
+```{toctree}
+:hidden:
+:caption: Explanation
+
+explanation/why-tokens-leave-the-url
+explanation/how-the-guard-gets-in
+explanation/decisions
+explanation/limits
+```
+"""
+
+
+def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Append the table of contents to the first page."""
+    if docname == "index":
+        source[0] += CONTENTS
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", add_contents)
