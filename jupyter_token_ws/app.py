@@ -171,12 +171,13 @@ class TokenWebSocketApp(ExtensionApp):
         router.install(self.guard, rest.SocketOptionsHandler)
         if self.enabled:
             self.handlers.extend(rest.handlers())
-            settings = self._application.settings
-            settings["page_config_hook"] = rest.page_config_hook(settings.get("page_config_hook"))
+            rest.add_to_pages(self._application.settings)
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
-        """Loggers that came since."""
+        """What came since: loggers, and extensions that set the page hook for themselves."""
         logs.install(self.log)
+        if self.enabled:
+            rest.add_to_pages(self._application.settings)
 
     async def stop_extension(self) -> None:
         """The server ends: tell every socket."""

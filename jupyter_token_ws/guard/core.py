@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jupyter_token_ws.protocol.capabilities import CLOSE_REASONS
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE, Offer, parse_offer
@@ -55,6 +55,13 @@ class GuardOptions:
     drain_timeout: float = 2
 
 
+class Opening(Protocol):
+    """A handler between its request and its 101."""
+
+    def refuse_opening(self, slug: str) -> None:
+        """Refuse it with a reason of the table."""
+
+
 class Guard:
     """The guard of one tornado application."""
 
@@ -81,6 +88,7 @@ class Guard:
             on_drop=self._on_drop,
         )
         self.draining = False
+        self.opening: set[Opening] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._excluded = [re.compile(pattern) for pattern in options.exclude_paths]
         self._open_timeouts = [
@@ -154,6 +162,8 @@ class Guard:
     async def drain(self) -> None:
         """Close every socket because the server ends, and refuse new ones from now on."""
         self.draining = True
+        for handler in list(self.opening):
+            handler.refuse_opening("draining")
         if len(self.registry):
             self.log.info("Closing %d websockets", len(self.registry))
         self.registry.close_all("draining", retry_after=1)

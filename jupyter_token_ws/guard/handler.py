@@ -91,7 +91,7 @@ def close_with_reason(handler: WebSocketHandler, slug: str, retry_after: int | N
     reason = REASONS[slug]
     if isinstance(handler, _Guarded):
         if handler._token_ws_handshake.stage is Stage.OPENING:
-            handler._refuse(slug)
+            handler.refuse_opening(slug)
             return
         entry = handler._token_ws_guard.registry.get(handler)
         if entry is not None:
@@ -176,6 +176,7 @@ class _Guarded(WebSocketHandler):
     async def prepare(self) -> None:
         """Judge the credential at the moment the handler asks for the user; refuse what cannot be read."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
+        guard.opening.add(self)
         seconds = guard.open_timeout(self.request.path)
         if seconds > 0:
             self._token_ws_timer = asyncio.get_running_loop().call_later(
@@ -438,11 +439,16 @@ class _Guarded(WebSocketHandler):
 
     def _on_open_timeout(self) -> None:
         self._token_ws_timer = None
+        self.refuse_opening("open_timeout")
+
+    def refuse_opening(self, slug: str) -> None:
+        """Refuse the socket from outside, unless it is settled already."""
         if self._token_ws_handshake.stage is Stage.OPENING:
-            self._refuse("open_timeout")
+            self._refuse(slug)
 
     def _leave(self) -> None:
         """End what was begun for a handshake: timer, credential in place, claim on a session."""
+        self._token_ws_guard.opening.discard(self)
         if self._token_ws_timer is not None:
             self._token_ws_timer.cancel()
             self._token_ws_timer = None
@@ -490,6 +496,7 @@ class _Guarded(WebSocketHandler):
         """The 101 is out: enter the registry, then let the handler open."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
         handshake.stage = Stage.OPEN
+        guard.opening.discard(self)
         if self._token_ws_timer is not None:
             self._token_ws_timer.cancel()
             self._token_ws_timer = None
@@ -528,6 +535,14 @@ class _Guarded(WebSocketHandler):
             row = REASONS["replaced"]
             code, reason = row.code, row.close_reason()
         super().close(code, reason)
+
+    def on_finish(self) -> None:
+        """An answer is out. One that is no 101 ends the handshake, though it was no refusal of ours."""
+        handshake = self._token_ws_handshake
+        if handshake.stage is Stage.OPENING and self.get_status() != 101:
+            handshake.stage = Stage.REFUSED
+            self._leave()
+        super().on_finish()
 
     def on_connection_close(self) -> None:
         """The connection ended, whoever ended it."""

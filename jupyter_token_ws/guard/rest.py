@@ -59,14 +59,26 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
     )
 
 
-def page_config_hook(previous: Any) -> Any:
+class PageConfigHook:
     """A ``page_config_hook`` that adds the document and then asks the one that was there before."""
 
-    def hook(handler: Any, page_config: dict[str, Any]) -> dict[str, Any]:
-        page_config[PAGE_CONFIG] = capabilities_of(handler)
-        return previous(handler, page_config) if previous is not None else page_config
+    def __init__(self, previous: Any) -> None:
+        self._previous = previous
 
-    return hook
+    def __call__(self, handler: Any, page_config: dict[str, Any]) -> dict[str, Any]:
+        """What JupyterLab and Notebook call for each page."""
+        page_config[PAGE_CONFIG] = capabilities_of(handler)
+        if self._previous is None:
+            return page_config
+        changed: dict[str, Any] = self._previous(handler, page_config)
+        return changed
+
+
+def add_to_pages(settings: dict[str, Any]) -> None:
+    """Let pages carry the document. May be called again after others took the hook for themselves."""
+    previous = settings.get("page_config_hook")
+    if not isinstance(previous, PageConfigHook):
+        settings["page_config_hook"] = PageConfigHook(previous)
 
 
 class ApiHandler(JupyterHandler):

@@ -18,3 +18,18 @@ async def test_wrong_token_is_told(jp_serverapp, http_server, jp_http_port, jp_b
     path = f"{jp_base_url}api/events/subscribe"
     socket = await refused(jp_http_port, path, [MARKER, bearing("wrong"), REASON_MARKER])
     assert (socket.code, socket.slug) == (4403, "token_rejected")
+
+
+async def test_an_answer_that_is_no_refusal_leaves_nothing_behind(
+    jp_serverapp, http_server, jp_http_port, jp_base_url, guard
+):
+    """Tornado's own 400 and 426 end the handshake too: no timer, nothing opening."""
+    path = f"{jp_base_url}api/events/subscribe?token={jp_serverapp.identity_provider.token}"
+    for drop, status in (
+        ("Sec-WebSocket-Key", 400),
+        ("Sec-WebSocket-Version", 426),
+        ("Connection", 400),
+    ):
+        socket = await refused(jp_http_port, path, drop=(drop,))
+        assert socket.status == status
+        assert not guard.opening
