@@ -165,7 +165,7 @@ def collect() -> list[Proof]:
             self.tests.add(Proof.from_nodeid(item.nodeid))
 
     collector = Collector()
-    status = pytest.main(["--collect-only", "-qq", "--no-header"], plugins=[collector])
+    status = pytest.main(["--collect-only", "-qqq", "--no-header"], plugins=[collector])
     if status != pytest.ExitCode.OK:
         raise SystemExit(int(status))
     return sorted(collector.tests)
