@@ -1,0 +1,219 @@
+"""Two real server processes that differ in one thing: whether the extension is on.
+
+Also the program of such a server: `python -m benchmarks.servers` is jupyter_server without the
+extensions that happen to be installed, so that only those named by the configuration load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.serverapp import ServerApp
+
+from benchmarks import client
+
+START_TIMEOUT = 60.0
+"""Seconds for a server to answer, and for a kernel to be ready."""
+
+
+class PlainServer(ServerApp):
+    """jupyter_server with the extensions that its configuration names, and no others."""
+
+    def find_server_extensions(self) -> None:
+        """Do not look for installed extensions."""
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Attributes:
+        name: "stock" or "ours".
+        process: it.
+        port: on 127.0.0.1.
+        token: that it takes.
+        log: what it writes to.
+        kernel_id: of its one kernel.
+    """
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    token: str
+    log: Path
+    kernel_id: str = ""
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Ask its REST API; return the JSON of the answer.
+
+        Raises:
+            client.AnswerError: it was no success.
+        """
+        return client.request_json(self.port, method, path, self.token, body)
+
+    def idle_cpu_ns(self) -> int:
+        """Wait until it has nothing to do; return the processor time that it has had since it began.
+
+        All threads, in nanoseconds, from the scheduler's own account (proc(5), schedstat): process
+        times come in steps of 10 ms.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        before, now = -1, self._cpu_ns()
+        while now != before:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: the server does not come to rest")
+            # Short beside a handshake, long beside a pause within one.
+            time.sleep(0.0005)
+            before, now = now, self._cpu_ns()
+        return now
+
+    def _cpu_ns(self) -> int:
+        total = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+        return total
+
+    def pin(self, cores: set[int]) -> None:
+        """Keep all its threads on *cores*; those that they start later stay there too."""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores)
+
+
+@contextlib.contextmanager
+def both(
+    config: dict[str, Any] | None = None, *, control: bool = False
+) -> Iterator[tuple[Server, Server]]:
+    """Run a stock server and one with the extension side by side, one idle kernel each.
+
+    The two share one core and leave the others to this process and the kernels: as one of them is
+    asked at a time they do not compete, and each finds the core as the other does. Left to the
+    scheduler, two stock servers differ by 10 % for seconds on end.
+
+    Args:
+        config: for both, in the form of jupyter_server_config.json.
+        control: leave the extension out of both.
+
+    Yields:
+        The stock server and ours.
+    """
+    extensions = {} if control else {"jupyter_token_ws": True}
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        _running("stock", Path(folder), {}, config or {}) as stock,
+        _running("ours", Path(folder), extensions, config or {}) as ours,
+    ):
+        cores = os.sched_getaffinity(0)
+        if len(cores) > 1:
+            last = max(cores)
+            for server in (stock, ours):
+                server.pin({last})
+            os.sched_setaffinity(0, cores - {last})
+        try:
+            yield stock, ours
+        finally:
+            os.sched_setaffinity(0, cores)
+
+
+@contextlib.contextmanager
+def _running(
+    name: str, folder: Path, extensions: dict[str, bool], config: dict[str, Any]
+) -> Iterator[Server]:
+    home = folder / name
+    for part in ("config", "runtime", "data", "root"):
+        (home / part).mkdir(parents=True)
+    token = secrets.token_hex(24)
+    settings = {
+        **config,
+        "ServerApp": {
+            "ip": "127.0.0.1",
+            "port": 0,
+            "open_browser": False,
+            "allow_root": True,
+            "root_dir": str(home / "root"),
+            "jpserver_extensions": {"jupyter_server_terminals": True, **extensions},
+            **config.get("ServerApp", {}),
+        },
+        "IdentityProvider": {"token": token},
+    }
+    (home / "config" / "jupyter_server_config.json").write_text(json.dumps(settings))
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("JUPYTER")}
+    environ |= {
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
+    log = home / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.servers"],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server = Server(name, process, _find_port(process, home / "runtime", log), token, log)
+        _check_extension(server, wanted=bool(extensions))
+        server.kernel_id = _start_kernel(server)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _find_port(process: subprocess.Popen[bytes], runtime: Path, log: Path) -> int:
+    """Wait for the server to write down where it is."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        for entry in runtime.glob("jpserver-*.json"):
+            with contextlib.suppress(ValueError, OSError):
+                port = int(json.loads(entry.read_text())["port"])
+                client.request_json(port, "GET", "/api", "")
+                return port
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+
+
+def _check_extension(server: Server, *, wanted: bool) -> None:
+    """Make sure that the two do differ."""
+    try:
+        server.request("GET", "/api/token-ws/capabilities")
+        there = True
+    except client.AnswerError:
+        there = False
+    if there != wanted:
+        raise RuntimeError(f"{server.name}: the extension is {'on' if there else 'off'}")
+
+
+def _start_kernel(server: Server) -> str:
+    """Start a kernel and wait until it has said that it is idle."""
+    kernel_id = str(server.request("POST", "/api/kernels", {"name": "python3"})["id"])
+    with client.Socket(server.port, f"/api/kernels/{kernel_id}/channels", server.token):
+        # The first connection waits for the kernel; the state follows on its heels.
+        pass
+    deadline = time.monotonic() + START_TIMEOUT
+    while server.request("GET", f"/api/kernels/{kernel_id}")["execution_state"] != "idle":
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{server.name}: the kernel does not get ready")
+        time.sleep(0.05)
+    return kernel_id
+
+
+if __name__ == "__main__":
+    PlainServer.launch_instance()
