@@ -106,6 +106,7 @@ conformance: env ## write the test names into docs/reference/conformance.md
 
 .PHONY: docs
 docs: env ## the documentation as HTML: docs/_build/html
+	$(PY) -m tools.docs --write
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 
 .PHONY: build
