@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 import pytest
 import tornado
@@ -178,7 +179,7 @@ if tornado.version_info >= (6, 6):
 @pytest.mark.parametrize(("site", "origin", "allowed"), SITES)
 async def test_C3_4_sec_fetch_site(door, site, origin, allowed):
     door.app.web_app.settings["allow_origin"] = FRIEND
-    extra = {} if site is None else {"Sec_Fetch_Site": site}
+    extra: Any = {} if site is None else {"Sec_Fetch_Site": site}
     origin = f"http://{door.host}" if origin == "same" else origin
     asker = Asker(door, await door.login_cookie())
     answer = await asker.ask(EVENTS, "good", origin=origin, opens=allowed, **extra)
@@ -243,7 +244,7 @@ async def test_C3_4_with_authentication_off_a_token_changes_nothing_across_origi
 
 async def test_C3_4_C2_7_host_comes_before_everything(door, caplog):
     asker = Asker(door, await door.login_cookie())
-    plain = {"Host": f"evil.example:{door.port}"}
+    plain: Any = {"Host": f"evil.example:{door.port}"}
     tokens = [None, "wrong", door.token]
     for cookie, token, route, origin in itertools.product(
         COOKIES, tokens, ROUTES, (None, EVIL, f"http://evil.example:{door.port}")
