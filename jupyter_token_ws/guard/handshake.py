@@ -77,8 +77,9 @@ class Handshake:
 
     @property
     def token_presented(self) -> bool:
-        """Whether the client sent a token by any way."""
-        return bool(self.offer.token_bearing or self.url_token or self.header_token)
+        """Whether the client sent a token by any way; an empty one is none (C1.3)."""
+        sent = self.offer.token is not None or self.offer.malformed
+        return bool(sent or self.url_token or self.header_token)
 
     @property
     def token_unused(self) -> bool:
