@@ -29,7 +29,6 @@ from .credentials import (
     Digester,
     remove_ours,
     remove_url_token,
-    same_secret,
     shown,
 )
 from .handshake import Handshake
@@ -285,33 +284,33 @@ class Judge:
     ) -> tuple[str | None, CredentialSource]:
         """Which credential the provider took, where no subprotocol token was sent.
 
-        It need not say, so it is asked what it makes of each alone.
+        It need not say, so it is asked what it makes of the request with something left out.
         """
         handshake = self.handshake
         in_url = handshake.url_token if self._allow_url else None
         in_header = handshake.header_token
-        by_token = handshake.by_token
+        keep_url = in_url is not None
 
-        async def admits(authorization: str | None, *, keep_url_token: bool = False) -> bool:
+        async def admits(authorization: str | None, *, keep_url_token: bool) -> bool:
             other = await self._quietly(
                 provider, handler, authorization, keep_url_token=keep_url_token
             )
             return other is not None and (not named or other.username == user.username)
 
-        if by_token:
-            if in_header is None or same_secret(in_url, in_header):
-                return in_url, CredentialSource.URL if in_url else CredentialSource.AMBIENT
-            if in_url is None:
-                return in_header, CredentialSource.HEADER
-        elif not named:
-            return None, CredentialSource.COOKIE
-        elif not await self._needed(provider, handler, user):
-            return None, CredentialSource.AMBIENT
-        if in_url and await admits(None, keep_url_token=True):
+        if not handshake.by_token:
+            if not named:
+                return None, CredentialSource.COOKIE
+            if not await self._needed(provider, handler, user):
+                return None, CredentialSource.AMBIENT
+            if "Cookie" in handler.request.headers and not await admits(
+                handshake.authorization, keep_url_token=keep_url
+            ):
+                return None, CredentialSource.COOKIE
+        if keep_url and (in_header is None or await admits(None, keep_url_token=True)):
             return in_url, CredentialSource.URL
-        if in_header and (by_token or await admits(handshake.authorization)):
+        if in_header is not None:
             return in_header, CredentialSource.HEADER
-        return None, CredentialSource.COOKIE
+        return None, CredentialSource.AMBIENT
 
     async def _needed(
         self, provider: IdentityProvider, handler: web.RequestHandler, user: User
