@@ -265,8 +265,9 @@ def capabilities_example() -> str:
                 "api/kernels/{id}/channels",
                 "terminals/websocket/{name}",
             ),
-            keepalive_interval=options.keepalive_interval,
-            keepalive_timeout=options.keepalive_timeout,
+            # As the server's own settings are: numbers with a point.
+            keepalive_interval=float(options.keepalive_interval),
+            keepalive_timeout=float(options.keepalive_timeout),
         )
     )
     return f"```json\n{json.dumps(document, indent=2)}\n```"

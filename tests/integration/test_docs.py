@@ -218,6 +218,12 @@ def test_client_comes_back_when_the_server_does(
             until(lambda: log.read_text().count("open\n") == 2, "the socket to open again", 40)
 
 
+def test_functions_of_the_package(tmp_path):
+    (program,) = [block for block in blocks(CLIENT, "python") if "within_base(" in block]
+    (tmp_path / "program.py").write_text(program)
+    says(CLIENT, output([sys.executable, "program.py"], tmp_path))
+
+
 # -- an extension of one's own -----------------------------------------------------------------------
 
 
