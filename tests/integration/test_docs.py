@@ -267,7 +267,7 @@ def test_extension_refuses(authors, extended):
     assert printed == says(
         AUTHORS,
         "4404 not_found: there is nothing here by that name\n"
-        "4503 unavailable: a part of the server is not available\n",
+        "4503 unavailable;retry_after=60: a part of the server is not available\n",
     )
 
 

@@ -6,10 +6,14 @@ Whether the programs on the pages run is for tests/integration/test_docs.py.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
+import jupyter_token_ws
 from jupyter_token_ws.guard.core import GuardOptions
 from jupyter_token_ws.protocol.reasons import REASONS, Feature
 from tools import docs
@@ -45,6 +49,32 @@ def test_every_reason_is_documented():
 
 def test_every_limit_is_an_option():
     assert set(docs.LIMITS) <= set(docs.traits())
+
+
+def signatures(page: str) -> list[tuple[str, str]]:
+    """Module and `name(arguments)` of the first column of the tables, by the heading above."""
+    found, module = [], ""
+    for line in page.splitlines():
+        if line.startswith("#"):
+            module = "jupyter_token_ws." + line.strip("# `").removeprefix("jupyter_token_ws")
+        elif line.startswith("| `"):
+            first = line.split("|")[1]
+            found += [(module.strip("."), text) for text in re.findall(r"`([^`]+)`", first)]
+    return found
+
+
+def test_python_reference_is_as_the_code_is():
+    documented = signatures(read("docs/reference/python.md"))
+    assert len(documented) > 20
+    for module, text in documented:
+        name, bracket, _ = text.partition("(")
+        thing = getattr(importlib.import_module(module.replace("..", ".")), name)
+        if bracket:
+            parameters = inspect.signature(thing).parameters.values()
+            bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+            assert text == f"{name}{inspect.Signature(bare)}"
+    here = {text.partition("(")[0] for module, text in documented if module == "jupyter_token_ws"}
+    assert here == set(jupyter_token_ws.__all__)
 
 
 def test_every_threat_names_tests_that_exist():
