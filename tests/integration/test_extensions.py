@@ -290,7 +290,7 @@ async def test_C1_1_C2_3_proxied_application_gets_no_token(own, route, name, pla
     offer, headers, parameters = await _credential(place, route)
     probe = uuid4().hex
     path = f"/{place.path(name)}?" + "&".join([f"a={probe}", *parameters, "b=%2F"])
-    async with await knock(place.server.port, path, [*own, *offer], headers) as socket:
+    async with await knock(place.server.port, path, [*own, *offer] or None, headers) as socket:
         answered = own[0] if own else MARKER if route == "subprotocol" else None
         assert (socket.status, socket.subprotocol) == (101, answered)
         await socket.send("echo me")
@@ -310,7 +310,7 @@ async def test_C2_3_the_applications_own_token_parameter_stays(route, name, plac
     offer, headers, _ = await _credential(place, route)
     probe = uuid4().hex
     path = f"/{place.path(name)}?token=the-apps-own&x={probe}"
-    async with await knock(place.server.port, path, offer, headers) as socket:
+    async with await knock(place.server.port, path, offer or None, headers) as socket:
         assert socket.status == 101
         await socket.send(b"\x00\xff")
         assert await socket.wait_message() == b"\x00\xff"
@@ -327,7 +327,7 @@ async def test_C2_3_no_token_in_the_referer(route, name, place):
     referer = {"Referer": f"{place.server.url}lab?{IN_URL}&reset"}
     probe = uuid4().hex
     path = f"/{place.path(name)}?" + "&".join([*parameters, f"probe={probe}"])
-    async with await knock(place.server.port, path, offer, {**headers, **referer}) as socket:
+    async with await knock(place.server.port, path, offer or None, {**headers, **referer}) as socket:
         assert socket.status == 101
         await socket.send("x")
         assert await socket.wait_message() == "x"
