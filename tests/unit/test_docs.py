@@ -80,7 +80,7 @@ def test_every_command_that_is_named_exists_and_the_other_way_round(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     usage = capsys.readouterr().out.rpartition("commands:")[2]
-    assert named == set(re.findall(r"^    ([a-z]+) ", usage, re.MULTILINE))
+    assert named == set(re.findall(r"^    ([a-z]+)\b", usage, re.MULTILINE))
 
 
 def signatures(page: str) -> list[tuple[str, str]]:
