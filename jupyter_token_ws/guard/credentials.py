@@ -140,6 +140,11 @@ def shown(
     ``authorization`` is the value of ``Authorization``, ``None`` for no such header.
     """
     headers = request.headers
+    before = headers.get("Authorization")
+    hide_url = not keep_url_token and "token" in request.arguments
+    if authorization == before and not hide_url and (keep_cookies or "Cookie" not in headers):
+        yield  # nothing to change, as with most requests
+        return
     saved_headers = {
         name: headers.get_list(name) for name in ("Authorization", "Cookie") if name in headers
     }
@@ -150,13 +155,14 @@ def shown(
     state = vars(request)
     saved_cookies = state.get("_cookies")
     try:
-        headers.pop("Authorization", None)
         if authorization is not None:
             headers["Authorization"] = authorization
+        elif before is not None:
+            del headers["Authorization"]
         if not keep_cookies:
             headers.pop("Cookie", None)
             state.pop("_cookies", None)
-        if not keep_url_token:
+        if hide_url:
             request.arguments = dict(saved_arguments)
             request.query_arguments = dict(saved_query_arguments)
             remove_url_token(request)

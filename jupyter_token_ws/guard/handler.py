@@ -344,12 +344,17 @@ class _Guarded(WebSocketHandler):
         if stage is Stage.OPEN or self._headers_written:
             super().send_error(status_code, **kwargs)
             return
-        stock = functools.partial(super().send_error, status_code, **kwargs)
+        handshake = self._token_ws_handshake
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, Refused):
-            self._refuse(error.slug, stock, retry_after=error.retry_after)
+            self._refuse(error.slug, retry_after=error.retry_after)
+        elif handshake.host_refused:
+            self._refuse(
+                self._slug(status_code),
+                functools.partial(super().send_error, status_code, **kwargs),
+            )
         else:
-            self._refuse(self._slug(status_code), stock)
+            self._refuse(self._slug(status_code), status=status_code)
 
     def redirect(self, *args: Any, **kwargs: Any) -> None:
         """A redirect of somebody unknown leads to the login page, which a websocket cannot show."""
@@ -400,13 +405,15 @@ class _Guarded(WebSocketHandler):
         slug: str,
         plain: Callable[[], None] | None = None,
         *,
+        status: int | None = None,
         across: bool | None = None,
         retry_after: int | None = None,
     ) -> None:
         """Refuse this socket, once.
 
-        ``plain`` answers as upstream would; without it we answer. ``across`` says that the origin
-        is not allowed, where the caller knows. ``retry_after`` is in seconds.
+        ``plain`` answers in plain HTTP as upstream would; without it we answer, with upstream's
+        ``status`` where it has one. ``across`` says that the origin is not allowed, where the
+        caller knows. ``retry_after`` is in seconds.
         """
         handshake = self._token_ws_handshake
         self._leave()
@@ -420,11 +427,19 @@ class _Guarded(WebSocketHandler):
             self._tell(reason, retry_after)
             return
         if across:
+            undo_cookies(self)
             self._answer(403, CROSS_ORIGIN)
         elif plain is not None:
             plain()
         else:
-            self._answer(reason.http_status, f"{reason.slug}: {reason.text}\n", retry_after)
+            # Upstream's page would take longer to render than all the rest, for nobody to see.
+            body = f"{reason.slug}: {reason.text}\n"
+            self._answer(status or self._plain_status(reason), body, retry_after)
+
+    def _plain_status(self, reason: Reason) -> int:
+        """C3.3; but where only the reason marker opts in, JEP 121 holds to the letter: 403 (C3.1)."""
+        explicit = self._token_ws_guard.options.close_reasons == "explicit"
+        return 403 if explicit and reason.slug in TOKEN_SLUGS else reason.http_status
 
     def _origin_allowed(self) -> bool:
         """Whether upstream's origin check passes, as things stand."""
@@ -463,9 +478,10 @@ class _Guarded(WebSocketHandler):
         )
 
     def _answer(self, status: int, body: str, retry_after: int | None = None) -> None:
-        """Plain HTTP, the same for everybody."""
+        """Plain HTTP, the same for everybody who gets this answer."""
         self.clear()
-        undo_cookies(self)
+        if self._token_ws_handshake.token_presented:
+            undo_cookies(self)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         if retry_after is not None:
             self.set_header("Retry-After", str(retry_after))
@@ -526,6 +542,18 @@ class _Guarded(WebSocketHandler):
             opened = self._token_ws_handshake.stage is Stage.OPEN
             self._token_ws_guard.sessions.release(self, self._token_ws_session, opened=opened)
             self._token_ws_session = None
+
+    def set_secure_cookie(self, *args: Any, **kwargs: Any) -> None:
+        """As stock, but for a login cookie that is not wanted (C2.5). The older of two names."""
+        stock = functools.partial(super().set_secure_cookie, *args, **kwargs)
+        if not self._token_ws_judge.hold(stock):
+            stock()
+
+    def set_signed_cookie(self, *args: Any, **kwargs: Any) -> None:
+        """As ``set_secure_cookie``."""
+        stock = functools.partial(super().set_signed_cookie, *args, **kwargs)
+        if not self._token_ws_judge.hold(stock):
+            stock()
 
     # -- the open socket ---------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -138,6 +138,27 @@ class Judge:
         self._digest = digest
         self._allow_url = allow_token_in_url
         self._asked: web.RequestHandler | None = None
+        self._held: list[Callable[[], None]] | None = None
+
+    def hold(self, set_cookie: Callable[[], None]) -> bool:
+        """Whether a login cookie waits until it is known whether a token was it (C2.5).
+
+        Upstream signs one for every token, only for it to be dropped here.
+        """
+        if self._held is None:
+            return False
+        self._held.append(set_cookie)
+        return True
+
+    @contextmanager
+    def _cookies_held(self) -> Iterator[list[Callable[[], None]]]:
+        held: list[Callable[[], None]] = []
+        if self.handshake.token_presented:
+            self._held = held
+        try:
+            yield held
+        finally:
+            self._held = None
 
     @contextmanager
     def view(self, request: HTTPServerRequest) -> Iterator[None]:
@@ -173,8 +194,11 @@ class Judge:
         # only once, and with nothing but the token.
         if token is None or not _asks_handler(provider, handler):
             with cookies_undone(handler) as keep_cookies, self.view(handler.request):
-                answer = await self._ask_as_usual(provider, handler)
+                with self._cookies_held() as held:
+                    answer = await self._ask_as_usual(provider, handler)
                 if token is None and not answer.by_token:
+                    for set_cookie in held:
+                        set_cookie()
                     keep_cookies()
         if token is not None and not answer.by_token:
             answer = await self.alone(provider, handler, token)
