@@ -298,7 +298,7 @@ class _Guarded(WebSocketHandler):
         """Note who came in where no provider was asked: the handler's own user, or nobody."""
         if self._token_ws_handshake.user is not None:
             return
-        user = getattr(self, "_current_user", None) or None
+        user = self._known_user()
         source = CredentialSource.NONE if user is None else CredentialSource.AMBIENT
         cookies = self.request.headers.get("Cookie", "")
         self._token_ws_judge.settle(user, source, cookies, named=True)
@@ -369,7 +369,7 @@ class _Guarded(WebSocketHandler):
 
     def _known_user(self) -> Any:
         # Not the property: before `prepare` is through, asking it raises.
-        return self._token_ws_handshake.user or getattr(self, "_current_user", None)
+        return self._token_ws_handshake.user or getattr(self, "_current_user", None) or None
 
     def _slug(self, status: int) -> str:
         """The reason for an error status, by what is known of the credential."""
