@@ -443,14 +443,10 @@ class _Guarded(WebSocketHandler):
 
     def _origin_allowed(self) -> bool:
         """Whether upstream's origin check passes, as things stand."""
-        headers = self.request.headers
-        origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
-        check: Callable[[str], bool] = cast("Any", super()).check_origin
-        protection = getattr(super(), "_check_cross_origin", None)  # tornado 6.6 and later
+        before_6_6 = functools.partial(_check_cross_origin, self.request)
+        protection = getattr(super(), "_check_cross_origin", before_6_6)
         try:
-            if protection is not None:
-                return protection(check) is None
-            return origin is None or check(origin)
+            return protection(cast("Any", super()).check_origin) is None
         except Exception:  # noqa: BLE001 - whatever a handler's own check raises
             # A handler whose check needs more than is settled yet: nothing is told.
             return False
@@ -648,6 +644,12 @@ class _Guarded(WebSocketHandler):
         self._token_ws_guard.registry.discard(self)
         self._leave()
         super().on_connection_close()
+
+
+def _check_cross_origin(request: HTTPServerRequest, check: Callable[[str], bool]) -> str | None:
+    """What tornado before 6.6 does instead of its method of this name: what is wrong, or ``None``."""
+    origin = request.headers.get("Origin") or request.headers.get("Sec-Websocket-Origin")
+    return None if origin is None or check(origin) else "origin not allowed"
 
 
 def _is_default_current_user(kind: type[web.RequestHandler]) -> bool:
