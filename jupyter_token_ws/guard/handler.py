@@ -476,8 +476,6 @@ class _Guarded(WebSocketHandler):
     def _answer(self, status: int, body: str, retry_after: int | None = None) -> None:
         """Plain HTTP, the same for everybody who gets this answer."""
         self.clear()
-        if self._token_ws_handshake.token_presented:
-            undo_cookies(self)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         if retry_after is not None:
             self.set_header("Retry-After", str(retry_after))
