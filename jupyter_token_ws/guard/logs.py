@@ -145,6 +145,11 @@ def install(*extra: logging.Logger) -> None:
         _add(logger, _MARK)
         for handler in _handlers(logger):
             _add(handler, _SCRUB)
+    # Each extension application has a logger of its own, whose handler hears of the requests that
+    # its routes serve, and nothing says which other libraries have.
+    for other in list(logging.Logger.manager.loggerDict.values()):
+        for handler in getattr(other, "handlers", ()):
+            _add(handler, _SCRUB)
     if logging.lastResort is not None:
         _add(logging.lastResort, _SCRUB)
 

@@ -6,6 +6,8 @@ Name it in ``start_server(extensions={"tests.support.own_sockets": True})``.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.base.handlers import JupyterHandler
@@ -60,6 +62,9 @@ class NeverOpens(Echo):
         await asyncio.Event().wait()
 
 
+EVENT_LOG = "TEST_EVENT_LOG"
+"""Environment: the file for what the server emits as events."""
+
 SOCKETS = {
     "own/echo": Echo,
     "own/plain": Plain,
@@ -75,6 +80,8 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
     serverapp.web_app.add_handlers(
         ".*$", [(base_url + path, handler) for path, handler in SOCKETS.items()]
     )
+    if serverapp.event_logger is not None and EVENT_LOG in os.environ:
+        serverapp.event_logger.register_handler(logging.FileHandler(os.environ[EVENT_LOG]))
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
