@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qs, unquote_plus
 
 from tornado.httputil import HTTPServerRequest
 
@@ -77,6 +77,8 @@ def remove_url_token(request: HTTPServerRequest, token: str | None = None) -> No
 
     The other parameters stay to the letter.
     """
+    if "token" not in request.arguments and "token" not in request.query_arguments:
+        return
     path, _, query = (request.uri or "").partition("?")
     left = "&".join(part for part in query.split("&") if not _is_token(part, token))
     if left != query:
@@ -101,10 +103,20 @@ def _equals(value: bytes, token: str) -> bool:
 
 def remove_from_referer(request: HTTPServerRequest, token: str) -> None:
     """Take a token out of the ``Referer``, where the page's own address carried it."""
-    page, mark, query = request.headers.get("Referer", "").partition("?")
+    if "Referer" not in request.headers:
+        return
+    page, mark, query = request.headers["Referer"].partition("?")
     kept = [part for part in query.split("&") if not _carries(part, token)]
     if mark and "&".join(kept) != query:
         request.headers["Referer"] = f"{page}?{'&'.join(kept)}" if kept else page
+
+
+def referer_tokens(request: HTTPServerRequest, most: int = 2) -> list[str]:
+    """The tokens that the page's own address carried, ``most`` at most."""
+    if "Referer" not in request.headers:
+        return []
+    query = parse_qs(request.headers["Referer"].partition("?")[2])
+    return [value for value in query.get("token", []) if value][:most]
 
 
 def _carries(part: str, token: str) -> bool:

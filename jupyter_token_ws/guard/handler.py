@@ -563,7 +563,8 @@ class _Guarded(WebSocketHandler):
         handshake = self._token_ws_handshake
         self._stop_if_late()
         self._token_ws_placed.close()
-        remove_ours(self.request, handshake.ours)
+        if not self._is_jupyter:
+            remove_ours(self.request, handshake.ours)  # left for the handler to judge by
         return super().get_websocket_protocol()
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
