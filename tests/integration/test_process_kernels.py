@@ -60,6 +60,14 @@ async def test_a_kernel_that_dies_is_not_gone_while_it_comes_back(start: Start):
             assert frame[0] != 8
             frame = await socket.read_frame()
         assert frame == (10, b"still there")
+        # While it starts jupyter_server can neither shut it down nor end well itself.
+        await auntil(
+            lambda: server.request("DELETE", f"api/kernels/{kernel_id}").status == 204,
+            "the kernel can be shut down",
+            30,
+        )
+        await socket.wait_closed()
+        assert (socket.code, socket.slug) == (4410, "gone")
 
 
 async def test_clients_that_vanished_give_their_channels_back(start: Start):
