@@ -52,6 +52,8 @@ class Slow(Socket):
             self.finish("an answer of its own")
         elif what == "write":
             self.write("an answer of its own")
+        elif what == "check_origin":
+            self.check_origin("https://evil.example")
         elif what == "close":
             self.close(1000)
         elif what == "page":
@@ -67,7 +69,18 @@ def credential(door) -> dict[str, str]:
     return {"Authorization": f"token {door.token}"}
 
 
-WHAT = ["success", "error", "refusal", "redirect", "send_error", "finish", "write", "close", "page"]
+WHAT = [
+    "success",
+    "error",
+    "refusal",
+    "redirect",
+    "send_error",
+    "finish",
+    "write",
+    "check_origin",
+    "close",
+    "page",
+]
 
 
 @pytest.mark.parametrize("opted_in", [True, False])
