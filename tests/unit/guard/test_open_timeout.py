@@ -19,7 +19,11 @@ from tests.support.waiting import auntil
 
 @pytest.fixture
 def token_ws_config():
-    return {"open_timeouts": {"slow": 0.05, "slower": 0.0}, "refusal_burst": 1000}
+    return {
+        "open_timeouts": {"slow": 0.05, "slower": 0.0},
+        "refusal_burst": 1000,
+        "refusal_linger": 0.2,
+    }
 
 
 class Slow(Socket):
