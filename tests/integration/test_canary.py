@@ -336,11 +336,12 @@ def aviary(request, tmp_path_factory) -> Iterator[Aviary]:
 async def test_C1_2_C2_3_no_token_is_found_anywhere(aviary: Aviary, failure, which):
     """Sent as the server's own token and as a wrong one, by every route."""
     before = {place: len(text) for place, text in aviary.everything().items()}
-    canaries = {}
-    for route in ROUTES:
-        canary = aviary.good if which == "good" else new_canary()
-        canaries[route.__name__] = canary
-        await failure(aviary.server, aviary.app, route(canary))
+    canaries = {
+        route.__name__: aviary.good if which == "good" else new_canary() for route in ROUTES
+    }
+    await asyncio.gather(
+        *(failure(aviary.server, aviary.app, route(canaries[route.__name__])) for route in ROUTES)
+    )
     metrics = await asyncio.to_thread(aviary.server.request, "GET", "metrics")
     assert metrics.status == 200
     places = {place: text[before[place] :] for place, text in aviary.everything().items()}

@@ -75,14 +75,9 @@ async def test_one_ping_an_interval_on_every_socket_of_a_full_server(
     ("args", "keepalive"),
     [
         ([], {"interval": 25, "timeout": 75}),
-        (["--ServerApp.websocket_ping_interval=10"], {"interval": 10, "timeout": 30}),
         (
             ["--ServerApp.websocket_ping_interval=10", "--ServerApp.websocket_ping_timeout=7"],
             {"interval": 10, "timeout": 7},
-        ),
-        (
-            ["--ServerApp.websocket_ping_interval=10", "--TokenWebSocketApp.keepalive_interval=5"],
-            {"interval": 5, "timeout": 15},
         ),
         (["--TokenWebSocketApp.keepalive_interval=0"], None),
     ],
