@@ -559,7 +559,7 @@ UPSTREAM_PINGS = {
     "tornado_settings": {
         "ws_ping_interval": 1000 * INTERVAL,
         "websocket_ping_interval": INTERVAL,
-        "websocket_ping_timeout": INTERVAL,
+        "websocket_ping_timeout": 30 * INTERVAL,
     }
 }
 
