@@ -28,9 +28,9 @@ from .credentials import (
     CredentialSource,
     Digester,
     referer_tokens,
-    remove_from_referer,
     remove_ours,
     remove_url_token,
+    same_secret,
     shown,
 )
 from .handshake import Handshake
@@ -395,13 +395,17 @@ class Judge:
 
     async def remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
         """A token that was not used can be a good one all the same: a proxied app must not get it."""
-        in_url = self.handshake.url_token
-        unused = in_url is not None and not self._allow_url
-        if in_url and unused and await self.knows(provider, handler, in_url) is not None:
-            remove_url_token(handler.request, in_url)
-        for token in referer_tokens(handler.request):
+        handshake, request = self.handshake, handler.request
+        unused: list[str | None] = [*referer_tokens(request)]
+        if handshake.user is not None:
+            unused += [handshake.url_token, handshake.header_token]
+        elif not self._allow_url:
+            unused.append(handshake.url_token)
+        for token in dict.fromkeys(unused):
+            if token is None or same_secret(token, handshake.ours):
+                continue
             if await self.knows(provider, handler, token) is not None:
-                remove_from_referer(handler.request, token)
+                remove_ours(request, token)
 
     def settle(
         self, user: Any, source: CredentialSource, credential: str, *, named: bool = False

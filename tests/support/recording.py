@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws import socket_info
@@ -114,3 +115,19 @@ class Protected(Recorder, WebSocketMixin, WebSocketHandler, JupyterHandler):  # 
 
 class OpenToAll(Recorder, WebSocketMixin, WebSocketHandler, JupyterHandler):  # type: ignore[misc] # prepare
     """A Jupyter socket for everybody."""
+
+
+class Connection:
+    """Enough of one for a request."""
+
+    def set_close_callback(self, callback: object) -> None:
+        """Never closed."""
+
+
+def request_for(uri: str, headers: dict[str, str] | None = None) -> HTTPServerRequest:
+    """A request that nobody sent."""
+    return HTTPServerRequest(
+        headers=HTTPHeaders({"Host": "h", **(headers or {})}),
+        connection=Connection(),  # type: ignore[arg-type]
+        start_line=RequestStartLine("GET", uri, "HTTP/1.1"),
+    )

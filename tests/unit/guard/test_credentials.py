@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_server.auth.identity import User
 from tornado import web
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws.guard import credentials
@@ -29,7 +28,7 @@ from jupyter_token_ws.protocol.subprotocols import (
 from tests.support.door import EVENTS, Door
 from tests.support.knock import bearing
 from tests.support.providers import BAD, TOKEN, USER, FlagProvider
-from tests.support.recording import OpenToAll, Protected, Recorder
+from tests.support.recording import OpenToAll, Protected, Recorder, request_for
 from tests.support.waiting import auntil
 
 APP = "app-token-of-somebody-else"
@@ -535,21 +534,6 @@ async def test_C2_3_open_plain_handler_does_not_get_the_servers_token(door, in_u
 
 
 # --- the parts ------------------------------------------------------------------------------------
-
-
-class Connection:
-    """Enough of one for a request."""
-
-    def set_close_callback(self, callback: object) -> None:
-        """Never closed."""
-
-
-def request_for(uri: str, headers: dict[str, str] | None = None) -> HTTPServerRequest:
-    return HTTPServerRequest(
-        headers=HTTPHeaders({"Host": "h", **(headers or {})}),
-        connection=Connection(),  # type: ignore[arg-type]
-        start_line=RequestStartLine("GET", uri, "HTTP/1.1"),
-    )
 
 
 @pytest.mark.parametrize(

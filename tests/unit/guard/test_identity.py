@@ -58,7 +58,7 @@ from tests.support.providers import (
     Sent,
     session_user,
 )
-from tests.support.recording import OpenToAll, Protected
+from tests.support.recording import OpenToAll, Protected, request_for
 from tests.unit.guard.conftest import EXTENSIONS
 
 pytestmark = [
@@ -288,6 +288,44 @@ async def test_C2_2_C2_8_guests_are_welcome_with_any_token_but_are_guests(door, 
         info = here.at("open").info
         assert (info.user.username, info.source.value) == (name, came)
         assert info.principal == f"user:{name}"
+
+
+class Several(FlagProvider):
+    """Has given out more tokens than one, and prefers a session to them."""
+
+    good: ClassVar[tuple[str, ...]] = (TOKEN, "second", "third")
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        token = self.get_token(handler)
+        user = session_user(handler)
+        if user is None and token in self.good:
+            handler._token_authenticated = True  # type: ignore[attr-defined]
+            user = User(USER)
+        return user
+
+
+@pytest.mark.parametrize("provider_class", [Several])
+async def test_C2_3_good_tokens_that_were_not_the_one_are_gone_too(door, here):
+    """A proxied app must get none of them; what is nobody's here is its own."""
+    by_session = {"Cookie": SESSION}
+    for offer, headers in ((GOOD, {}), (GOOD, by_session), (["own"], by_session)):
+        for url, header in itertools.product(("second", BAD), ("third", BAD)):
+            sent = {**headers, "Authorization": f"Bearer {header}"}
+            sent["Referer"] = f"http://h/lab?token={url}"
+            async with await door.knock(f"here?token={url}&a=1", offer, sent) as socket:
+                assert socket.status == 101
+            sight = here.at("open")
+            if offer is GOOD:
+                came = "subprotocol"
+            elif url == "second":  # the first that names this user (C2.1)
+                came = "url"
+            else:
+                came = "cookie"  # the URL hides the header
+            assert sight.info.source.value == came
+            assert sight.query == ("a=1" if url == "second" else f"token={BAD}&a=1")
+            assert sight.header("Authorization") == ([] if header == "third" else [f"Bearer {BAD}"])
+            left = "http://h/lab" + ("" if url == "second" else f"?token={BAD}")
+            assert sight.header("Referer") == [left]
 
 
 class Keyed(FlagProvider):
@@ -529,8 +567,6 @@ async def test_C2_5_what_the_provider_changed_is_as_before(door):
 
 
 def test_C2_5_undoing_cookies_of_a_handler_that_has_set_none(jp_serverapp, http_server):
-    from tests.unit.guard.test_credentials import request_for
-
     handler = web.RequestHandler(jp_serverapp.web_app, request_for("/"))
     undo_cookies(handler)
     assert not hasattr(handler, "_new_cookie")
