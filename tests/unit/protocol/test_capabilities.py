@@ -128,6 +128,10 @@ def test_C4_6_what_is_off_or_not_built_is_absent(change, absent):
     assert absent not in capabilities_document(replace(FACTS, **change))
 
 
+def test_C4_6_schema_takes_every_size_that_can_be_set(validator):
+    validator.validate(capabilities_document(replace(FACTS, max_token_size=0)))
+
+
 @pytest.mark.parametrize("timeout", [0, -1])
 def test_C4_6_timeout_that_never_comes_is_absent(validator, timeout):
     document = capabilities_document(replace(FACTS, keepalive_timeout=timeout))
@@ -216,7 +220,7 @@ DROP = object()
         ("token.in_url", DROP),
         ("token.in_url", "yes"),
         ("token.max_size", DROP),
-        ("token.max_size", 0),
+        ("token.max_size", -1),
         ("token.max_size", 1.5),
         ("reasons.subprotocol", DROP),
         ("reasons.mode", DROP),
