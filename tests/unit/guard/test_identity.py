@@ -519,13 +519,17 @@ async def test_C2_5_cookies_of_the_handlers_own_stay(door):
             ]
 
 
+SIGNING = [n for n in ("set_secure_cookie", "set_signed_cookie") if hasattr(web.RequestHandler, n)]
+"""tornado's two names for one thing; before 6.3 it had one."""
+
+
 class Cookies(FlagProvider):
     """Changes every kind of cookie while it is asked."""
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         handler.set_cookie("own", "changed")
-        handler.set_secure_cookie("login", "1")
-        handler.set_signed_cookie("other", "1")
+        for name in SIGNING:
+            getattr(handler, name)(name, "1")
         handler.add_header("Set-Cookie", "rawlogin=1")
         return await super().get_user(handler)
 
@@ -551,11 +555,10 @@ async def test_C2_5_what_the_provider_changed_is_as_before(door):
     ):
         async with await door.knock(path, ["own"], {"Cookie": SESSION, **headers}) as socket:
             assert sorted(c.partition("=")[0] for c in socket.set_cookies) == [
-                "login",
-                "other",
                 "own",
                 "raw",
                 "rawlogin",
+                *SIGNING,
             ]
             assert "own=changed; Path=/" in socket.set_cookies
     for path, headers in (
