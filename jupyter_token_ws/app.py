@@ -186,6 +186,8 @@ class TokenWebSocketApp(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Our routes, and the rule before all others."""
         router.install(self.guard, rest.SocketOptionsHandler)
+        if not self.enabled:
+            self.log.info("TokenWebSocketApp.enabled is False: no websocket is guarded")
         if self.enabled:
             self.handlers.extend(rest.handlers())
             rest.add_to_pages(self._application.settings)

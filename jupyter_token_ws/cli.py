@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
+from ssl import SSLError
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -37,11 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except CommandError as error:
         print(f"jupyter token-ws: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does; nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return status
 
 
@@ -94,15 +101,17 @@ def fetch_capabilities(url: str) -> dict[str, Any]:
     ``url`` may be any page of the server: its path is shortened until something answers. Query and
     fragment, where a token may be, are not sent. Raises ``CommandError`` with what to do next.
     """
-    missing = ""
+    missing, place = "", ""
     for candidate in _candidates(url):
+        place = _place(candidate)
         found = _try(candidate)
         if not isinstance(found, str):
             return found
         missing = found
     raise CommandError(
-        f"{_place(url)} has no capabilities ({missing}). Is jupyter-token-ws installed and enabled there?"
-        " `jupyter server extension list` on that machine tells."
+        f"{place} has no capabilities ({missing}). Is jupyter-token-ws installed and enabled there?"
+        " `jupyter server extension list` on that machine tells. If it is: is"
+        " TokenWebSocketApp.enabled False in its configuration?"
     )
 
 
@@ -123,24 +132,30 @@ def _try(candidate: str) -> dict[str, Any] | str:
         return str(error)
     except (OSError, HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", None) or error
+        hint = " Or does it speak http, not https?" if isinstance(reason, SSLError) else ""
         raise CommandError(
             f"no answer from {_place(candidate)}: {reason}. Is the server running, and is that its"
-            " address?"
+            f" address?{hint}"
         ) from None
 
 
 def _place(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _candidates(url: str) -> Iterator[str]:
     """The places where the document may be, the longest path first."""
     if "://" not in url:
         url = f"http://{url}"
+    if url.startswith(("ws://", "wss://")):
+        url = f"http{url[2:]}"  # as the capabilities name it
     parts = _split(url)
     if parts is None:
-        raise CommandError("that is no http or https address")
+        raise CommandError(
+            "that is no address of a server. One looks like http://localhost:8888/ or"
+            " https://hub.example.org/user/ann/"
+        )
     netloc = parts.netloc.rpartition("@")[2]
     segments = [segment for segment in parts.path.split("/") if segment]
     for length in range(len(segments), -1, -1):

@@ -118,7 +118,8 @@ def demo(*, keep: bool = False) -> int:
     servers: list[Server] = []
     status = 1
     print(
-        "Starting three servers: stock, with jupyter-token-ws, and telling everybody …", flush=True
+        "Starting three servers: stock, with jupyter-token-ws, and telling everybody ...",
+        flush=True,
     )
     try:
         for name, traits in _SERVERS.items():
@@ -126,6 +127,7 @@ def demo(*, keep: bool = False) -> int:
         status = asyncio.run(_show(servers, keep))
     except DemoError as error:
         print(f"The demonstration failed: {error}", file=sys.stderr)
+        print(f"What is left of it is in {folder}", file=sys.stderr)
     finally:
         _stop([s for s in servers if not (keep and status == 0 and s.name == "here")])
     if status == 0 and not keep:
@@ -202,7 +204,7 @@ def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
 async def _show(servers: list[Server], keep: bool) -> int:
     await asyncio.gather(*map(_ready, servers))
     here = servers[1]
-    print("Opening the socket of a kernel every way …\n")
+    print("Opening the socket of a kernel every way ...\n")
     rows = []
     for way in _ways():
         on_stock, on_here, on_always = [await _browser_view(way, server) for server in servers]
@@ -223,6 +225,7 @@ async def _show(servers: list[Server], keep: bool) -> int:
         print(f"\nA server with the extension is still running: {here.url}?token={here.token}")
         print(f"Its process is {here.process.pid}, its log {here.log}")
         print(f"Stop it with: kill {here.process.pid}")
+        print(f"and remove {here.log.parent.parent}")
     return 0 if "Hello" in output and not leaked else 1
 
 

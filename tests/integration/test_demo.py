@@ -65,6 +65,12 @@ def test_demo_says_which_server_did_not_start(tmp_path):
         re.MULTILINE,
     )
     assert "Traceback" not in result.stderr
+    assert re.search(r"^What is left of it is in /\S+token-ws-demo-", result.stderr, re.MULTILINE)
+
+
+def test_demo_prints_in_any_encoding(tmp_path):
+    result = _run(TMPDIR=str(tmp_path), PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
 
 
 def _broken_server(folder):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,7 +92,36 @@ def test_capabilities_missing(site, capsys, page, said):
 )
 def test_capabilities_of_no_address(capsys, address):
     assert main(["capabilities", address]) == 1
-    assert "no http or https address" in capsys.readouterr().err
+    assert "no address of a server. One looks like http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "http://127.0.0.1:{port}/lab"])
+def test_capabilities_missing_names_the_server(site, capsys, address):
+    assert main(["capabilities", address.format(port=site.server_port)]) == 1
+    said = f"jupyter token-ws: http://127.0.0.1:{site.server_port} has no capabilities"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_capabilities_by_the_address_for_websockets(site, capsys):
+    assert main(["capabilities", f"ws://127.0.0.1:{site.server_port}/hub/ann/"]) == 0
+    assert json.loads(capsys.readouterr().out) == DOCUMENT
+
+
+def test_capabilities_by_https_of_an_http_server(site, capsys):
+    assert main(["capabilities", f"https://127.0.0.1:{site.server_port}/hub/ann/"]) == 1
+    assert "does it speak http, not https?" in capsys.readouterr().err
+
+
+def test_capabilities_to_a_reader_who_leaves(site):
+    """As `jupyter token-ws capabilities URL | head -1` does."""
+    address = f"http://127.0.0.1:{site.server_port}/hub/ann/"
+    command = [sys.executable, "-m", "jupyter_token_ws.cli", "capabilities", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_capabilities_of_nobody(capsys, unused_port):
