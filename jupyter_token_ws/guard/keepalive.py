@@ -110,7 +110,6 @@ class Keepalive:
     def start(self) -> None:
         """Start looking, if not already; the timer ends by itself when no socket is open."""
         if self._timer is None:
-            self._last_tick, self._last_wall = self._clock(), self._wall()
             self._timer = PeriodicCallback(self.tick, self.tick_interval * 1000)
             self._timer.start()
 

@@ -321,7 +321,7 @@ def test_after_the_machine_slept_ping_first(clock, interval, timeout, asleep):
     world.run(interval + 2 * world.keepalive.tick_interval)
     assert len(line.pings) == 1
     if clock == "monotonic":
-        world.tick(asleep, asleep)
+        world.tick(asleep, wall=0)  # and a wall clock that is being set back
     else:
         world.tick(wall=asleep)
     woke = world.now
@@ -343,12 +343,18 @@ def test_a_wall_clock_set_back_is_no_sleep():
     assert line.pings == []
 
 
-def test_a_short_hiccup_of_the_loop_is_no_sleep():
-    world = World(25, 75)
+@pytest.mark.parametrize(("interval", "timeout"), [(25, 75), (25, 5), (10, 0)])
+@pytest.mark.parametrize(("share", "slept"), [(0.4, False), (0.6, True)])
+def test_a_hiccup_of_the_loop_is_a_sleep_from_half_the_time_to_answer(
+    interval, timeout, share, slept
+):
+    world = World(interval, timeout)
     line = world.connect()
     world.tick()
-    world.tick(5)
-    assert line.pings == []
+    world.tick()
+    patience = min(interval, timeout) if timeout else interval
+    world.tick(world.keepalive.tick_interval + share * patience)
+    assert bool(line.pings) is slept
 
 
 TIMES = st.tuples(

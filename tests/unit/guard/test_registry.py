@@ -133,8 +133,8 @@ async def test_waiting_until_nobody_is_left():
     assert not await registry.wait_empty(0.01)
     waiting = asyncio.ensure_future(registry.wait_empty(10))
     registry.discard(sockets[0].handler)
-    await asyncio.sleep(0)
-    assert not waiting.done()
+    _, still = await asyncio.wait({waiting}, timeout=0.05)
+    assert still == {waiting}
     registry.discard(sockets[1].handler)
     assert await waiting
 
