@@ -17,6 +17,7 @@ from tests.support.door import Door
 from tests.support.knock import bearing
 from tests.support.providers import (
     BAD,
+    BASE,
     BEARER,
     FLAG,
     HEADER,
@@ -43,7 +44,7 @@ pytestmark = [
 
 GOOD = [MARKER, bearing(TOKEN), REASON_MARKER]
 WRONG = [MARKER, bearing(BAD), REASON_MARKER]
-SEVERAL = (STOCK, PASSWORD, LEGACY, HEADER, BEARER, FLAG, OFF)
+SEVERAL = (STOCK, BASE, PASSWORD, LEGACY, HEADER, BEARER, FLAG, OFF)
 
 
 @pytest.fixture

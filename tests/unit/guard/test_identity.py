@@ -569,6 +569,24 @@ async def test_C2_5_what_the_provider_changed_is_as_before(door):
             assert sorted(socket.set_cookies) == ["own=1; Path=/", "raw=1"]
 
 
+class CookiesUnsaid(BearerProvider):
+    """Says of nobody that it was by token, and keeps every visitor by a cookie."""
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        handler.set_cookie("visitor", "1")
+        handler.set_secure_cookie("login", "1")
+        return await super().get_user(handler)
+
+
+@pytest.mark.parametrize("provider_class", [CookiesUnsaid])
+async def test_C2_5_token_of_the_second_judgement_sets_no_cookie_either(door, here):
+    for cookie in ({}, {"Cookie": "session=of-nobody"}, {"Cookie": SESSION}):
+        async with await door.knock("here", GOOD, cookie) as socket:
+            assert (socket.status, socket.set_cookies) == (101, [])
+    async with await door.knock("here", ["own"], {"Cookie": SESSION}) as socket:
+        assert len(socket.set_cookies) == 2
+
+
 def test_C2_5_undoing_cookies_of_a_handler_that_has_set_none(jp_serverapp, http_server):
     handler = web.RequestHandler(jp_serverapp.web_app, request_for("/"))
     undo_cookies(handler)
