@@ -105,7 +105,7 @@ def _ways() -> list[Way]:
         Way("token in a header (no browser can)", header="token {token}"),
         Way("token in the URL (logs keep it)", query="?token={token}"),
         Way("no token", (KERNEL, REASON_MARKER)),
-        Way("no token, by an old client"),
+        Way("no token, client that offered nothing"),
         Way("wrong token", wrong),
         Way("two tokens", (*good[1:3], f"{MARKER}.another")),
         Way("good token, no such kernel", good, missing=True),

@@ -31,15 +31,20 @@ def test_page_of_another_origin_runs_a_cell_and_hears_the_end(tmp_path):
         with start_server(tmp_path, config=config) as server:
             page = browser.new_page()
             page.goto(f"{origin}page.html")
+            said = page.locator("pre")
             page.fill("[name=base]", server.url)
+            page.fill("[name=token]", "wrong")
+            page.click("button")
+            rejected = "closed 4403 token_rejected: the token is not valid here"
+            page.wait_for_function("document.querySelector('pre').textContent.endsWith('here\\n')")
+            assert said.inner_text().splitlines() == [rejected]
             page.fill("[name=token]", server.token)
             page.click("button")
-            said = page.locator("pre")
             # The cell, then the socket that stays open.
             page.wait_for_function(
                 "document.querySelector('pre').textContent.endsWith('42\\nopen\\n')"
             )
-            assert said.inner_text().splitlines() == [
+            assert said.inner_text().splitlines()[1:] == [
                 "open, answered v1.token.websocket.jupyter.org",
                 "42",
                 "open",
@@ -47,7 +52,7 @@ def test_page_of_another_origin_runs_a_cell_and_hears_the_end(tmp_path):
             server.stop()
             page.wait_for_function("document.querySelector('pre').textContent.includes('closed')")
             closed = "closed 4503 draining;retry_after=1: the server is shutting down"
-            assert said.inner_text().splitlines()[3] == closed
+            assert said.inner_text().splitlines()[4] == closed
 
 
 @pytest.mark.requires(*PROGRAM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,15 @@ def environment(token: str) -> dict[str, str]:
 
 def output(command: Sequence[str | Path], folder: Path, token: str = TOKEN) -> str:
     """What a program prints. It must end by itself, and well."""
-    done = subprocess.run(
+    done = ended(command, folder, token)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ended(
+    command: Sequence[str | Path], folder: Path, token: str = TOKEN
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [str(part) for part in command],
         cwd=folder,
         env=environment(token),
@@ -49,8 +58,6 @@ def output(command: Sequence[str | Path], folder: Path, token: str = TOKEN) -> s
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def says(page: str, text: str) -> str:
@@ -118,6 +125,24 @@ def test_readme_opens_and_hears_the_end(language, request, tmp_path):
         "open, answered v1.token.websocket.jupyter.org",
         "closed 4503 draining;retry_after=1: the server is shutting down",
     ]
+
+
+@pytest.mark.parametrize("language", ["javascript", "python"])
+def test_readme_tells_what_is_seen_of_a_storm(language, request, tmp_path):
+    """After five refusals in ten seconds: plain HTTP, in the words of the page."""
+    slowly = {"TokenWebSocketApp": {"refusal_window": 600}}  # however slow this machine is
+    with (
+        start_server(tmp_path, config=slowly) as server,
+        command(language, request) as interpreter,
+    ):
+        path = readme(language, tmp_path, server, "wrong")
+        *told, last = [ended([*interpreter, path], tmp_path) for _ in range(6)]
+    assert [done.stdout.splitlines()[-1] for done in told] == [REJECTED] * 5
+    if language == "python":
+        assert "InvalidStatus: " in last.stderr
+        assert "HTTP 403" in last.stderr
+    else:
+        assert last.stdout == "closed 1006 \n"
 
 
 def test_readme_shows_what_the_demo_shows(tmp_path):
@@ -189,27 +214,77 @@ def client(tmp_path) -> Path:
 ONE_CELL = "open, answered v1.token.websocket.jupyter.org\n42\n"
 
 
-@pytest.mark.parametrize(
+CELLS = pytest.mark.parametrize(
     ("language", "file"), [("python", "jupyter_socket.py"), ("javascript", "cell.mjs")]
 )
-def test_client_runs_a_cell(language, file, request, client, server):
-    with command(language, request) as interpreter:
-        printed = output([*interpreter, file, server.url], client)
-    assert printed == says(CLIENT, ONE_CELL)
-
-
-@pytest.mark.parametrize(
+WATCHERS = pytest.mark.parametrize(
     ("language", "file"), [("python", "watch.py"), ("javascript", "watch.mjs")]
 )
+
+
+@CELLS
+@pytest.mark.parametrize("end", ["/", ""])
+def test_client_runs_a_cell_and_leaves_no_kernel(end, language, file, request, client, server):
+    before = server.request("GET", "api/kernels").json()
+    with command(language, request) as interpreter:
+        printed = output([*interpreter, file, server.url.rstrip("/") + end], client)
+    assert printed == says(CLIENT, ONE_CELL)
+    after = server.request("GET", "api/kernels").json()
+    assert {kernel["id"] for kernel in after} == {kernel["id"] for kernel in before}
+
+
+@CELLS
+def test_client_says_what_is_missing_or_wrong(language, file, request, client, server):
+    wrong = "HTTP Error 403" if language == "python" else REJECTED
+    with command(language, request) as interpreter:
+        no_address = ended([*interpreter, file], client)
+        no_token = ended([*interpreter, file, server.url], client, "")
+        refused = ended([*interpreter, file, server.url], client, "wrong")
+        nobody = ended([*interpreter, file, f"http://127.0.0.1:{free_port()}/"], client)
+    assert 0 not in [done.returncode for done in (no_address, no_token, refused, nobody)]
+    for done in (no_address, no_token):
+        assert done.stderr.startswith("usage: JUPYTER_TOKEN=your-token")
+    assert wrong in refused.stderr
+    for done in (refused, nobody):
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@WATCHERS
+def test_client_may_start_before_the_server(language, file, request, client, tmp_path, monkeypatch):
+    log, port = tmp_path / "printed", free_port()
+    monkeypatch.setattr(process, "free_port", lambda: port)
+    line = [file, f"http://127.0.0.1:{port}/"]
+    with (
+        command(language, request) as interpreter,
+        run([*interpreter, *line], log, cwd=client, env=environment(TOKEN)),
+    ):
+        until(lambda: "no socket: " in log.read_text(), "the first attempt")
+        with start_server(tmp_path):
+            until(lambda: "open\n" in log.read_text(), "the socket to open", 40)
+
+
+def test_client_of_a_server_without_the_extension(request, client, tmp_path):
+    """Python sends the header; a script cannot, and says so."""
+    log = tmp_path / "printed"
+    with start_server(tmp_path, extensions={"jupyter_token_ws": False}) as stock:
+        cell = output([sys.executable, "jupyter_socket.py", stock.url], client)
+        assert cell == "open, answered None\n42\n"
+        line = [sys.executable, "watch.py", stock.url]
+        with run(line, log, cwd=client, env=environment(TOKEN)):
+            until(lambda: log.read_text() == "open\n", "the socket to open")
+        node = request.getfixturevalue("node")
+        printed = output([*node, "watch.mjs", stock.url], client)
+        assert printed == "this server does not have the extension\n"
+
+
+@WATCHERS
 def test_client_stops_where_trying_again_cannot_help(language, file, request, client, server):
     with command(language, request) as interpreter:
         printed = output([*interpreter, file, server.url], client, "wrong")
     assert printed == says(CLIENT, f"open\n{REJECTED}\n")
 
 
-@pytest.mark.parametrize(
-    ("language", "file"), [("python", "watch.py"), ("javascript", "watch.mjs")]
-)
+@WATCHERS
 def test_client_comes_back_when_the_server_does(
     language, file, request, client, tmp_path, monkeypatch
 ):
@@ -241,7 +316,13 @@ def test_functions_of_the_package(tmp_path):
 def authors(tmp_path_factory) -> Path:
     """The folder of somebody who saved every file of the page."""
     folder = tmp_path_factory.mktemp("authors")
-    assert save(AUTHORS, folder) == ["my_echo.py", "knock.py", "my_handler.py", "plain.py"]
+    assert save(AUTHORS, folder) == [
+        "my_echo.py",
+        "knock.py",
+        "full.py",
+        "my_handler.py",
+        "plain.py",
+    ]
     # What makes an extension of a handler stands in the first example only.
     (folder / "my_busy.py").write_text(
         "from my_echo import _load_jupyter_server_extension as load, url_path_join\n"
@@ -262,7 +343,8 @@ def extended(authors, tmp_path_factory) -> Iterator[Server]:
     extensions = {"my_echo": True, "my_busy": True}
     folder = tmp_path_factory.mktemp("extended")
     with start_server(folder, extensions=extensions, env=path) as server:
-        replace(authors / "knock.py", {"ws://localhost:8888/": server.ws_url})
+        for name in ("knock.py", "full.py"):
+            replace(authors / name, {"ws://localhost:8888/": server.ws_url})
         yield server
 
 
@@ -283,24 +365,10 @@ def test_extension_refuses(authors, extended):
 
 def test_extension_closes_when_it_has_enough(authors, extended):
     """The room's third guest."""
-    program = authors / "three.py"
-    program.write_text(
-        "import asyncio, os, sys\n"
-        "from jupyter_token_ws.protocol.subprotocols import offer_subprotocols\n"
-        "from websockets.asyncio.client import connect\n"
-        "from websockets.exceptions import ConnectionClosed\n"
-        "async def main(url):\n"
-        "    offer = offer_subprotocols(token=os.environ['JUPYTER_TOKEN'])\n"
-        "    async with connect(url, subprotocols=offer) as one, connect(url, subprotocols=offer) as two:\n"
-        "        await one.recv(), await two.recv()\n"
-        "        async with connect(url, subprotocols=offer) as three:\n"
-        "            await three.recv()\n"
-        "            await three.wait_closed()\n"
-        "            print(three.close_code, three.close_reason)\n"
-        "asyncio.run(main(sys.argv[1]))\n"
+    printed = output([sys.executable, "full.py"], authors)
+    assert printed == says(
+        AUTHORS, "4429 too_many_connections;retry_after=10: too many connections\n"
     )
-    printed = output([sys.executable, program, f"{extended.ws_url}my-echo/lobby"], authors)
-    assert printed == "4429 too_many_connections;retry_after=10: too many connections\n"
 
 
 def test_extension_without_a_hard_dependency(authors, extended):
@@ -357,6 +425,33 @@ def test_settings_are_understood(page, tmp_path):
     assert set(ours) == set(re.findall(r"c\.TokenWebSocketApp\.(\w+) =", "".join(settings)))
     assert set(ours) <= set(GuardOptions.__dataclass_fields__)
     TokenWebSocketApp(**ours)  # raises for a wrong value
+
+
+def test_lists_and_dictionaries_on_the_command_line_are_those_of_the_file(tmp_path, monkeypatch):
+    """Through the server, which reads them otherwise than the extension alone would."""
+    (line,) = [block for block in blocks(SETTINGS, "sh") if "exclude_paths" in block]
+    (file,) = [block for block in blocks(SETTINGS, "python") if "exclude_paths" in block]
+    (tmp_path / "show.py").write_text(
+        "import json, sys\n"
+        "from jupyter_server.serverapp import ServerApp\n"
+        "app = ServerApp(log_level=50)\n"
+        "app.initialize(['--port=0', '--no-browser', '--allow-root', *sys.argv[1:]])\n"
+        "(ours,) = app.extension_manager.extension_apps['jupyter_token_ws']\n"
+        "print(json.dumps([ours.exclude_paths, ours.open_timeouts]))\n"
+    )
+    (tmp_path / "settings.py").write_text(file)
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "nothing"))
+    only_ours = "--ServerApp.jpserver_extensions=jupyter_token_ws=True"
+    show = [sys.executable, "show.py", only_ours]
+    by_line = output([*show, *shlex.split(line.replace("\\\n", ""))[2:]], tmp_path)
+    by_file = output([*show, f"--config={tmp_path / 'settings.py'}"], tmp_path)
+    assert by_line == by_file
+    paths, timeouts = json.loads(by_line.splitlines()[-1])
+    assert len(paths) == len(timeouts) == 2
+    (paths, _) = json.loads(
+        output([*show, "--TokenWebSocketApp.exclude_paths=['a/', 'b/']"], tmp_path).splitlines()[-1]
+    )
+    assert paths == ["['a/', 'b/']"], "the page says that this is one pattern"
 
 
 def test_proxy_settings_of_jupyter_exist():
