@@ -192,12 +192,11 @@ class Guard:
             ):
                 socket.kernel = None
                 self.registry.close(socket, "gone")
-        self.sessions.forget(kernel_manager)
 
     def _on_drop(self, socket: OpenSocket, silence: float) -> None:
         self.log.warning(
             "Dropping websocket %s from %s after %.0f s of silence",
-            socket.path,
+            logs.printable(socket.path),
             socket.remote_ip,
             silence,
         )

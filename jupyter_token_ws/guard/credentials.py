@@ -57,8 +57,24 @@ def same_secret(one: str | None, other: str | None) -> bool:
 
 def header_token(request: HTTPServerRequest) -> str | None:
     """The token in ``Authorization: token X`` or ``Bearer X``."""
-    match = _TOKEN_HEADER.match(request.headers.get("Authorization", ""))
+    return _header_token(request.headers.get("Authorization", ""))
+
+
+def _header_token(value: str) -> str | None:
+    match = _TOKEN_HEADER.match(value)
     return match[1] if match else None
+
+
+def carried_tokens(request: HTTPServerRequest, most: int = 4) -> list[str]:
+    """Every token that a request still carries, wherever; ``most`` at most."""
+    found = [_header_token(line) for line in request.headers.get_list("Authorization")]
+    found += [
+        _cleaned(value.decode("utf-8", "replace"))
+        for value in request.query_arguments.get("token", [])
+    ]
+    query = parse_qs(request.headers.get("Referer", "").partition("?")[2])
+    found += query.get("token", [])
+    return [token for token in dict.fromkeys(found) if token][:most]
 
 
 def url_token(request: HTTPServerRequest) -> str | None:
@@ -111,14 +127,6 @@ def remove_from_referer(request: HTTPServerRequest, token: str) -> None:
         request.headers["Referer"] = f"{page}?{'&'.join(kept)}" if kept else page
 
 
-def referer_tokens(request: HTTPServerRequest, most: int = 2) -> list[str]:
-    """The tokens that the page's own address carried, ``most`` at most."""
-    if "Referer" not in request.headers:
-        return []
-    query = parse_qs(request.headers["Referer"].partition("?")[2])
-    return [value for value in query.get("token", []) if value][:most]
-
-
 def _carries(part: str, token: str) -> bool:
     """Whether a parameter is the token, or an address that has it as its own (``next=...``)."""
     value = part.partition("=")[2]
@@ -134,8 +142,12 @@ def remove_ours(request: HTTPServerRequest, ours: str | None) -> None:
     if ours is None:
         return
     remove_url_token(request, ours)
-    if same_secret(header_token(request), ours):
+    lines = request.headers.get_list("Authorization")
+    kept = [line for line in lines if not same_secret(_header_token(line), ours)]
+    if len(kept) != len(lines):
         del request.headers["Authorization"]
+        for line in kept:
+            request.headers.add("Authorization", line)
     remove_from_referer(request, ours)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
@@ -36,6 +37,7 @@ from .identity import (
     names_users,
     undo_cookies,
 )
+from .logs import printable
 from .refusal import RefusalHandler
 from .registry import OpenSocket
 
@@ -214,8 +216,8 @@ class _Guarded(WebSocketHandler):
         if handshake.offer.token is not None and not handshake.judged:
             # A handler with a `prepare` all of its own.
             await cast("JudgedProvider", self.identity_provider).get_user(self)
-        if handshake.stage is Stage.OPENING:
-            self._claim_session()
+        if handshake.stage is Stage.OPENING and isinstance(self, KernelWebsocketHandler):
+            self._before_kernel()
 
     @property
     def _is_jupyter(self) -> bool:
@@ -303,19 +305,28 @@ class _Guarded(WebSocketHandler):
         cookies = self.request.headers.get("Cookie", "")
         self._token_ws_judge.settle(user, source, cookies, named=True)
 
+    def _before_kernel(self) -> None:
+        """What upstream's kernel handler looks at too late: it has ended the older connection of a
+        session before it checks the origin (C2.7) and the handshake's own headers."""
+        if self._known_user() is None:
+            return  # refused by upstream before all that
+        if self._origin_allowed():
+            self._claim_session()
+        else:
+            self._refuse("origin_refused", across=True)
+
     def _claim_session(self) -> None:
         """Keep a kernel session for its principal, before upstream looks at it (C2.8, 4409)."""
-        if not isinstance(self, KernelWebsocketHandler) or self._known_user() is None:
+        named = kernels.session_id(self)
+        if named is None:
             return
-        kernel_id = self.path_kwargs.get("kernel_id", "")
-        session_id = kernels.session_id(self)
-        if session_id is None:
-            return
-        sessions, principal = self._token_ws_guard.sessions, self._token_ws_handshake.principal
-        self._token_ws_session = (kernel_id, session_id)
-        if not sessions.claim(self, self._token_ws_session, principal):
-            self._token_ws_session = (kernel_id, kernels.change_session_id(self.request))
-            sessions.claim(self, self._token_ws_session, principal)
+        guard, principal = self._token_ws_guard, self._token_ws_handshake.principal
+        if not _can_upgrade(self.request):
+            named = uuid4().hex  # tornado will refuse it, so it must not end anybody's connection
+        own = kernels.own_session_id(guard.digest, principal, named)
+        kernels.change_session_id(self.request, own)
+        self._token_ws_session = (self.path_kwargs.get("kernel_id", ""), own)
+        guard.sessions.claim(self, self._token_ws_session)
 
     # -- refusals ----------------------------------------------------------------------------------
 
@@ -380,7 +391,7 @@ class _Guarded(WebSocketHandler):
             return "origin_refused"
         if handshake.rejected:
             return "token_rejected"
-        if handshake.unasked or self._known_user() is not None:
+        if self._known_user() is not None or handshake.token_accepted:
             return "forbidden"
         return self._token_slug() if handshake.token_presented else "credentials_missing"
 
@@ -438,7 +449,8 @@ class _Guarded(WebSocketHandler):
         else:
             # Upstream's page would take longer to render than all the rest, for nobody to see.
             body = f"{reason.slug}: {reason.text}\n"
-            self._answer(status or self._plain_status(reason), body, retry_after)
+            after = {} if retry_after is None else {"Retry-After": str(retry_after)}
+            self._answer(status or self._plain_status(reason), body, after)
 
     def _plain_status(self, reason: Reason) -> int:
         """C3.3; but where only the reason marker opts in, JEP 121 holds to the letter: 403 (C3.1)."""
@@ -471,18 +483,18 @@ class _Guarded(WebSocketHandler):
             "Refused websocket: %d %s %s from %s%s%s",
             reason.code,
             reason.slug,
-            self.request.path,
+            printable(self.request.path),
             self.request.remote_ip,
-            f" user {name}" if name else "",
+            f" user {printable(name)}" if name else "",
             "" if told else " (plain HTTP)",
         )
 
-    def _answer(self, status: int, body: str, retry_after: int | None = None) -> None:
+    def _answer(self, status: int, body: str, headers: Mapping[str, str] | None = None) -> None:
         """Plain HTTP, the same for everybody who gets this answer."""
         self.clear()
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        if retry_after is not None:
-            self.set_header("Retry-After", str(retry_after))
+        for name, value in (headers or {}).items():
+            self.set_header(name, value)
         self.set_status(status)
         self.finish(body)
 
@@ -492,6 +504,8 @@ class _Guarded(WebSocketHandler):
         self._finished = True  # tornado asks this before it answers anything on our behalf
         offer = self._token_ws_handshake.offer
         set_offer(self.request, offer.visible)  # tornado looks for the answer in it
+        # Nothing is compressed for somebody who leaves, and what cannot be read must not matter.
+        self.request.headers.pop("Sec-WebSocket-Extensions", None)
         refusal = RefusalHandler(
             self.application,
             self.request,
@@ -537,8 +551,7 @@ class _Guarded(WebSocketHandler):
             self._token_ws_timer = None
         self._token_ws_placed.close()
         if self._token_ws_session is not None:
-            opened = self._token_ws_handshake.stage is Stage.OPEN
-            self._token_ws_guard.sessions.release(self, self._token_ws_session, opened=opened)
+            self._token_ws_guard.sessions.release(self, self._token_ws_session)
             self._token_ws_session = None
 
     def set_secure_cookie(self, *args: Any, **kwargs: Any) -> None:
@@ -648,11 +661,49 @@ class _Guarded(WebSocketHandler):
         self._leave()
         super().on_connection_close()
 
+    def on_close(self) -> None:
+        """As stock; but a kernel's connection that was never counted is not counted off."""
+        if (
+            isinstance(self, KernelWebsocketHandler)
+            and self._token_ws_handshake.stage is not Stage.OPEN
+        ):
+            self._leave_kernel()
+        else:
+            super().on_close()
+
+    def _leave_kernel(self) -> None:
+        """Give back what upstream prepared for a kernel's socket that never opened.
+
+        Its `disconnect` takes one off the kernel's connections, and at none it begins to buffer for
+        this session, whosever was buffered for before. So two are counted meanwhile.
+        """
+        connection: Any = getattr(self, "connection", None)
+        if connection is None:
+            return
+        manager, kernel_id = connection.multi_kernel_manager, connection.kernel_id
+        manager.notify_connect(kernel_id)
+        manager.notify_connect(kernel_id)
+        try:
+            super().on_close()
+        finally:
+            manager.notify_disconnect(kernel_id)
+
 
 def _check_cross_origin(request: HTTPServerRequest, check: Callable[[str], bool]) -> str | None:
     """What tornado before 6.6 does instead of its method of this name: what is wrong, or ``None``."""
     origin = request.headers.get("Origin") or request.headers.get("Sec-Websocket-Origin")
     return None if origin is None or check(origin) else "origin not allowed"
+
+
+def _can_upgrade(request: HTTPServerRequest) -> bool:
+    """Whether tornado will find what it needs for a 101 (RFC 6455 section 4.2.1)."""
+    headers = request.headers
+    connection = [part.strip().lower() for part in headers.get("Connection", "").split(",")]
+    return (
+        "upgrade" in connection
+        and headers.get("Sec-WebSocket-Version") == "13"
+        and bool(headers.get("Host") and headers.get("Sec-WebSocket-Key"))
+    )
 
 
 def _is_default_current_user(kind: type[web.RequestHandler]) -> bool:

@@ -27,10 +27,9 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from .credentials import (
     CredentialSource,
     Digester,
-    referer_tokens,
+    carried_tokens,
     remove_ours,
     remove_url_token,
-    same_secret,
     shown,
 )
 from .handshake import Handshake
@@ -180,7 +179,7 @@ class Judge:
             # and token needs an answer to connect at all.
             handshake.token_accepted = token is not None
             handshake.judged = handshake.unasked = True
-            self.settle(user, CredentialSource.NONE, "")
+            self.settle(user, CredentialSource.NONE, "", named=names_users(provider))
             return user
         answer = Answer(None, by_token=False, handler=handler)
         # An override of old keeps what it found on the handler itself, so that handler is asked
@@ -396,15 +395,11 @@ class Judge:
     async def remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
         """A token that was not used can be a good one all the same: a proxied app must not get it."""
         handshake, request = self.handshake, handler.request
-        unused: list[str | None] = [*referer_tokens(request)]
-        if handshake.user is not None:
-            unused += [handshake.url_token, handshake.header_token]
-        elif not self._allow_url:
-            unused.append(handshake.url_token)
-        for token in dict.fromkeys(unused):
-            if token is None or same_secret(token, handshake.ours):
-                continue
-            if await self.knows(provider, handler, token) is not None:
+        failed: list[str | None] = []
+        if handshake.user is None:
+            failed = [handshake.header_token, handshake.url_token if self._allow_url else None]
+        for token in carried_tokens(request):
+            if token not in failed and await self.knows(provider, handler, token) is not None:
                 remove_ours(request, token)
 
     def settle(

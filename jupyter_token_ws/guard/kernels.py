@@ -1,16 +1,14 @@
-"""Whose a kernel ``session_id`` is, and when a connected kernel is gone (C2.8, codes 4409 and
-4410).
+"""Whose a kernel ``session_id`` is (C2.8, code 4409).
 
 Upstream replaces whoever holds a ``session_id`` by whoever shows it, and hands over what was
-buffered for it. Here an id belongs to the principal who uses it: to anybody else it is an id like
-any other, so the foreign connection goes on under an id of its own.
+buffered for it. Here upstream never sees the id that a client sends but one made of it and of the
+principal, so nobody can name the session of anybody else, connected or away.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tornado import web
 
@@ -19,85 +17,56 @@ if TYPE_CHECKING:
     from tornado.websocket import WebSocketHandler
 
 Key = tuple[str, str]
-"""Kernel id and session id."""
-
-
-@dataclass
-class _Claim:
-    principal: str
-    handlers: list[WebSocketHandler] = field(default_factory=list)
+"""Kernel id and session id, as upstream sees it."""
 
 
 class SessionClaims:
-    """Who uses which kernel session, while a socket holds it and while upstream buffers for it.
-
-    Upstream buffers for one session of a kernel, the last that left, so one is remembered per
-    kernel.
-    """
+    """Which handlers show the same session at the moment, in the order of their handshakes."""
 
     def __init__(self) -> None:
-        self._claims: dict[Key, _Claim] = {}
-        self._away: dict[str, tuple[str, str]] = {}
+        self._claims: dict[Key, list[WebSocketHandler]] = {}
 
     def __len__(self) -> int:
-        return len(self._claims) + len(self._away)
+        return len(self._claims)
 
-    def claim(self, handler: WebSocketHandler, key: Key, principal: str) -> bool:
-        """Claim a session before upstream looks at it; false where it is somebody else's."""
-        claim = self._claims.get(key)
-        owner = claim.principal if claim else self._away_owner(key)
-        if owner is not None and owner != principal:
-            return False
-        if claim is None:
-            claim = self._claims[key] = _Claim(principal)
-        claim.handlers.append(handler)
-        return True
+    def claim(self, handler: WebSocketHandler, key: Key) -> None:
+        """A handshake shows a session."""
+        self._claims.setdefault(key, []).append(handler)
 
-    def release(self, handler: WebSocketHandler, key: Key, *, opened: bool) -> None:
-        """A claim ended. ``opened``: upstream may now buffer for its session."""
-        claim = self._claims.get(key)
-        if claim is None or handler not in claim.handlers:
-            return
-        claim.handlers.remove(handler)
-        if opened:
-            # Also while another handshake holds the claim: that one may fail yet.
-            self._away[key[0]] = (key[1], claim.principal)
-        if not claim.handlers:
-            del self._claims[key]
+    def release(self, handler: WebSocketHandler, key: Key) -> None:
+        """The handshake failed, or its socket ended; one that shows nothing is no error."""
+        handlers = self._claims.get(key, [])
+        if handler in handlers:
+            handlers.remove(handler)
+            if not handlers:
+                del self._claims[key]
 
     def replaced(self, handler: WebSocketHandler, key: Key) -> bool:
         """Whether a newer connection of the same session is about to take over from ``handler``."""
-        claim = self._claims.get(key)
-        return claim is not None and handler in claim.handlers and claim.handlers[-1] is not handler
-
-    def forget(self, kernel_manager: Any) -> None:
-        """Drop what was remembered of kernels that are no more."""
-        for kernel_id in [known for known in self._away if known not in kernel_manager]:
-            del self._away[kernel_id]
-
-    def _away_owner(self, key: Key) -> str | None:
-        session_id, principal = self._away.get(key[0], ("", ""))
-        return principal if session_id == key[1] else None
+        handlers = self._claims.get(key, [])
+        return handler in handlers and handlers[-1] is not handler
 
 
 def session_id(handler: web.RequestHandler) -> str | None:
-    """The ``session_id`` as upstream reads it; ``None`` without one that can be read.
-
-    It must be tornado's own reading: whoever finds another spelling of an id takes it over.
-    """
+    """The ``session_id`` as upstream reads it; ``None`` without one that can be read."""
     try:
         return handler.get_argument("session_id", None) or None
     except web.HTTPError:
         return None  # upstream asks again and answers 400
 
 
-def change_session_id(request: HTTPServerRequest) -> str:
-    """Give a request a fresh ``session_id`` and return it.
+def own_session_id(digest: Callable[[str], str], principal: str, named: str) -> str:
+    """The id that upstream sees for the one that a principal's client named.
 
-    Clients never see it: replies are addressed by the ``session`` in the client's own headers, and
-    upstream uses this one as its ZMQ identity.
+    ``digest`` is keyed, so the outcome cannot be named by a client either. A client never sees it:
+    replies are addressed by the ``session`` in its own messages, and upstream uses this one as its
+    ZMQ identity.
     """
-    fresh = uuid4().hex
+    # tornado leaves no NUL in an argument, so no two pairs of these make the same text.
+    return digest(f"{principal}\0{named}")
+
+
+def change_session_id(request: HTTPServerRequest, own: str) -> None:
+    """Let upstream see this ``session_id``."""
     for arguments in (request.arguments, request.query_arguments):
-        arguments["session_id"] = [fresh.encode()]
-    return fresh
+        arguments["session_id"] = [own.encode()]

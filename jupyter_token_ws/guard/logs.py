@@ -26,6 +26,8 @@ _QUOTED = r"b?(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")"
 _PRINTED = rf"(?:{_QUOTED}|\[(?:{_QUOTED}|[\s,])*\])"
 # A `"` before what follows a JSON string ends it; no URL that a client made has one.
 _IN_URL = r"(?!\"(?:[,:}\])]|$))[^\s&#]"
+# A name may be encoded too, letter by letter.
+_PARAMETER = "".join(rf"(?:{letter}|%(?:25)*{ord(letter):x})" for letter in "token")
 _RULES = tuple(
     (re.compile(pattern, re.IGNORECASE), rf"\1{SECRET}")
     for pattern in (
@@ -33,13 +35,13 @@ _RULES = tuple(
         rf"(v[0-9]+\.token\.websocket\.jupyter\.org\.)(?!\[secret)[^\s,]*[^\s,{_CLOSING}]",
         # A URL's parameter, also of a URL inside another one's parameter, however often encoded:
         # an encoded `&` may be part of the token there.
-        rf"(token(?:=|%(?:25)*3d))(?!\[secret)(?:{_IN_URL})*(?:(?![{_CLOSING}]){_IN_URL})",
+        rf"({_PARAMETER}(?:=|%(?:25)*3d))(?!\[secret)(?:{_IN_URL})*(?:(?![{_CLOSING}]){_IN_URL})",
         # Arguments and JSON, as they are printed.
         rf"(['\"]token\\*['\"]\s*:\s*)(?:{_PRINTED}|\\+[^\r\n]*)",
         # The header: what is in quotes, else the rest of the line.
         rf"(authorization\\*['\"]?[ \t]*[:=,](?![ \t]*\[secret)[ \t]*)(?:{_PRINTED}|[^\r\n]+)",
         # The header's value alone, as tornado prints one that it cannot take.
-        r"((['\"])(?:token|bearer)[ \t]+)(?:\\.|(?!\2)[^\r\n])+",
+        r"((['\"])(?:token|bearer)(?:[ \t]|\\t)+)(?:\\.|(?!\2)[^\r\n])+",
     )
 )
 
@@ -47,10 +49,15 @@ _RULES = tuple(
 _LOGIN_LINK = "/jupyter_server/serverapp.py"
 
 
+def printable(text: str) -> str:
+    """A path or a name as it may stand in a line: what would end the line or steer a terminal is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def scrub(text: str) -> str:
     """A text with every token in it replaced."""
     lowered = text.lower()
-    if "token" not in lowered and "authorization" not in lowered:
+    if not any(word in lowered for word in ("token", "bearer", "authorization", "%")):
         return text  # most lines, and logging is on every request's path
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
+from playwright.sync_api import Error as PlaywrightError
 
 from tests.support.browser import PROGRAM, chromium
 from tests.support.process import PROJECT, Server, start_server
@@ -128,8 +129,20 @@ class Frontend:
         raise NotImplementedError
 
     def idle(self, page: Page) -> None:
-        """Wait until the kernel is connected and has nothing to do."""
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        """Wait until the kernel is connected and has nothing to do.
+
+        On a busy machine the page may ask which kernel it shall be, on a stock server too.
+        """
+        idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        asked = page.locator(".jp-Dialog", has_text="Select Kernel").locator(".jp-mod-accept")
+
+        def connected() -> bool:
+            if asked.count():
+                with suppress(PlaywrightError):  # it may be gone by now
+                    asked.first.click(timeout=1000)
+            return idle.count() > 0 and not asked.count()
+
+        _wait(page, connected, "an idle kernel", PATIENCE)
 
     def run(self, page: Page, good: Callable[[int, int], bool]) -> tuple[int, int]:
         """Run the cell; how often it ran and in which process, once that is ``good``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from typing import Any, cast
 
@@ -18,13 +17,19 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
-from jupyter_token_ws.guard.kernels import SessionClaims, change_session_id, session_id
+from jupyter_token_ws.guard.credentials import Digester
+from jupyter_token_ws.guard.kernels import (
+    SessionClaims,
+    change_session_id,
+    own_session_id,
+    session_id,
+)
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.kernel_messages import execute, read
 from tests.support.knock import Knock, bearing, knock, refused
 from tests.support.waiting import auntil
 
-# --- claims, beside a model of what upstream does -------------------------------------------------
+# --- claims ---------------------------------------------------------------------------------------
 
 
 def a_handler() -> WebSocketHandler:
@@ -32,155 +37,62 @@ def a_handler() -> WebSocketHandler:
     return cast("WebSocketHandler", object())
 
 
-def test_a_session_belongs_to_who_uses_it():
-    claims = SessionClaims()
-    ann, bob = a_handler(), a_handler()
-    assert claims.claim(ann, ("k", "s"), "user:ann")
-    assert not claims.claim(bob, ("k", "s"), "user:bob")
-    assert claims.claim(bob, ("k", "other"), "user:bob")
-    assert claims.claim(bob, ("l", "s"), "user:bob"), "an id of another kernel is another id"
-
-
-def test_a_claim_that_never_opened_leaves_nothing():
-    claims = SessionClaims()
-    ann, bob = a_handler(), a_handler()
-    claims.claim(ann, ("k", "s"), "user:ann")
-    claims.release(ann, ("k", "s"), opened=False)
-    assert len(claims) == 0
-    assert claims.claim(bob, ("k", "s"), "user:bob")
-
-
-def test_while_away_a_session_stays_its_owners_until_another_takes_the_buffer():
-    claims = SessionClaims()
-    ann, bob = a_handler(), a_handler()
-    claims.claim(ann, ("k", "s"), "user:ann")
-    claims.release(ann, ("k", "s"), opened=True)
-    assert not claims.claim(bob, ("k", "s"), "user:bob")
-    assert claims.claim(ann, ("k", "s"), "user:ann")
-    claims.release(ann, ("k", "s"), opened=False)
-    assert not claims.claim(bob, ("k", "s"), "user:bob")
-    claims.claim(bob, ("k", "t"), "user:bob")
-    claims.release(bob, ("k", "t"), opened=True)
-    assert claims.claim(bob, ("k", "s"), "user:bob"), "upstream keeps one buffer per kernel"
-    assert not claims.claim(ann, ("k", "t"), "user:ann")
-
-
-def test_an_unfinished_second_handshake_does_not_lose_the_owner():
-    """Ann's first socket leaves, and upstream buffers for it, while her second is still opening; then
-    that one fails. The buffer is hers all the same."""
-    claims = SessionClaims()
-    first, second, bob = a_handler(), a_handler(), a_handler()
-    claims.claim(first, ("k", "s"), "user:ann")
-    claims.claim(second, ("k", "s"), "user:ann")
-    claims.release(first, ("k", "s"), opened=True)
-    claims.release(second, ("k", "s"), opened=False)
-    assert not claims.claim(bob, ("k", "s"), "user:bob")
-
-
 def test_who_is_replaced():
     claims = SessionClaims()
     older, newer, stranger = a_handler(), a_handler(), a_handler()
     key = ("k", "s")
     assert not claims.replaced(older, key)
-    claims.claim(older, key, "user:ann")
+    claims.claim(older, key)
     assert not claims.replaced(older, key)
-    claims.claim(newer, key, "user:ann")
+    claims.claim(newer, key)
     assert claims.replaced(older, key)
     assert not claims.replaced(newer, key)
     assert not claims.replaced(stranger, key)
-    claims.release(stranger, key, opened=True)  # not its own: nothing happens
-    claims.release(older, ("k", "unknown"), opened=True)
-    claims.release(older, key, opened=True)
+    claims.release(stranger, key)  # not its own: nothing happens
+    claims.release(older, ("k", "unknown"))
+    claims.release(older, key)
     assert not claims.replaced(older, key)
     assert not claims.replaced(newer, key)
-
-
-def test_kernels_that_are_no_more_are_forgotten():
-    claims = SessionClaims()
-    for kernel in ("k", "l"):
-        handler = a_handler()
-        claims.claim(handler, (kernel, "s"), "user:ann")
-        claims.release(handler, (kernel, "s"), opened=True)
-    claims.forget({"l"})
-    assert len(claims) == 1
-    assert not claims.claim(a_handler(), ("l", "s"), "user:bob")
-    assert claims.claim(a_handler(), ("k", "s"), "user:bob")
-
-
-class Upstream:
-    """What jupyter_server does with session ids, step by step, and who would gain from it."""
-
-    def __init__(self) -> None:
-        self.claims = SessionClaims()
-        self.fresh = itertools.count()
-        self.sockets: list[dict[str, Any]] = []
-        self.open_sessions: dict[tuple[str, str], dict[str, Any]] = {}
-        self.connections: dict[str, int] = {}
-        self.buffers: dict[str, dict[str, Any]] = {}
-
-    def begin(self, principal: str, kernel: str, session: str) -> None:
-        handler, key = a_handler(), (kernel, session)
-        if not self.claims.claim(handler, key, principal):
-            key = (kernel, f"fresh-{next(self.fresh)}")
-            assert self.claims.claim(handler, key, principal)
-        self.sockets.append(
-            {"principal": principal, "handler": handler, "stage": "opening", "key": key}
-        )
-
-    def step(self, socket: dict[str, Any]) -> None:
-        kernel = socket["key"][0]
-        if socket["stage"] == "opening":
-            stale = self.open_sessions.get(socket["key"])
-            if stale is not None and stale["stage"] != "ended":
-                assert stale["principal"] == socket["principal"], "replaced by somebody else"
-            self.open_sessions[socket["key"]] = socket
-            socket["stage"] = "registered"
-        elif socket["stage"] == "registered":
-            self.connections[kernel] = self.connections.get(kernel, 0) + 1
-            buffer = self.buffers.pop(kernel, None)
-            if buffer is not None and buffer["key"] == socket["key"]:
-                assert buffer["principal"] == socket["principal"], "given another's output"
-            socket["stage"] = "open"
-
-    def end(self, socket: dict[str, Any]) -> None:
-        if socket["stage"] == "ended":
-            return
-        kernel, opened = socket["key"][0], socket["stage"] == "open"
-        socket["stage"] = "ended"
-        self.claims.release(socket["handler"], socket["key"], opened=opened)
-        if opened:
-            self.connections[kernel] -= 1
-            if self.open_sessions.get(socket["key"]) is socket:
-                del self.open_sessions[socket["key"]]
-            if self.connections[kernel] == 0:
-                self.buffers[kernel] = socket
+    claims.release(newer, key)
+    assert len(claims) == 0
 
 
 @settings(deadline=None)
 @given(
     st.lists(
-        st.one_of(
-            st.tuples(
-                st.sampled_from(["user:ann", "user:bob", "credential:c"]),
-                st.sampled_from(["k", "l"]),
-                st.sampled_from(["s", "t"]),
-            ),
-            st.tuples(st.sampled_from(["step", "end"]), st.integers(0, 7)),
-        ),
-        max_size=60,
+        st.tuples(
+            st.sampled_from(["claim", "release"]), st.integers(0, 5), st.sampled_from(["s", "t"])
+        )
     )
 )
-def test_C2_8_nobody_is_replaced_by_or_heard_by_another_whatever_the_order(steps):
-    model = Upstream()
-    for step in steps:
-        if len(step) == 3:
-            model.begin(*step)
-        elif model.sockets:
-            socket = model.sockets[step[1] % len(model.sockets)]
-            (model.step if step[0] == "step" else model.end)(socket)
-    for socket in model.sockets:
-        model.end(socket)
-    assert len(model.claims) <= 2, "one session a kernel is remembered"
+def test_only_the_last_to_come_is_not_replaced(steps):
+    claims, handlers = SessionClaims(), [a_handler() for _ in range(6)]
+    model: dict[str, list[int]] = {"s": [], "t": []}
+    for step, number, session in steps:
+        held = model[session]
+        if step == "claim" and number not in held:
+            claims.claim(handlers[number], ("k", session))
+            held.append(number)
+        elif step == "release":
+            claims.release(handlers[number], ("k", session))
+            if number in held:
+                held.remove(number)
+    for session, held in model.items():
+        for number, handler in enumerate(handlers):
+            older = number in held[:-1]
+            assert claims.replaced(handler, ("k", session)) == older
+    assert len(claims) == sum(map(bool, model.values()))
+
+
+@given(
+    st.tuples(st.text(), st.text().filter(lambda text: "\0" not in text)),
+    st.tuples(st.text(), st.text().filter(lambda text: "\0" not in text)),
+)
+def test_C2_8_two_principals_never_have_one_session(one, other):
+    digest = Digester()
+    same = own_session_id(digest, *one) == own_session_id(digest, *other)
+    assert same == (one == other)
+    assert own_session_id(digest, *one) != own_session_id(Digester(), *one), "keyed"
 
 
 # --- the id in the request ------------------------------------------------------------------------
@@ -220,9 +132,9 @@ def test_the_session_id_is_read_as_upstream_reads_it(query, expected):
 
 def test_a_changed_session_id_is_what_upstream_reads():
     handler = a_request("session_id=abc&session_id=def&x=1")
-    fresh = change_session_id(handler.request)
-    assert handler.get_argument("session_id") == fresh
-    assert handler.get_query_argument("session_id") == fresh
+    change_session_id(handler.request, "own")
+    assert handler.get_argument("session_id") == "own"
+    assert handler.get_query_argument("session_id") == "own"
     assert handler.get_argument("x") == "1"
 
 
@@ -540,7 +452,7 @@ async def test_a_client_that_vanished_gives_its_channels_back(kernel, guard):
         await auntil(lambda: len(guard.registry) == 0, "the silence to be noticed")
         assert kernel.connections == 0
         assert all(channel.closed() for channel in channels)
-        assert len(guard.sessions) == 1  # kept for its return
+        assert len(guard.sessions) == 0
         assert vanished.code is None
     await auntil(lambda: process.num_fds() <= before, "descriptors to be given back")
 
@@ -557,3 +469,71 @@ async def test_a_client_that_vanished_can_come_back_to_its_output(kernel, guard)
         await auntil(lambda: kernel.connections == 0, "the silence to be noticed")
     async with await kernel.by_token("s") as back:
         assert "secret" in said(await run(back, "'hel' + 'lo'"))
+
+
+EVIL = {"Origin": "http://evil.example"}
+
+
+@pytest.mark.parametrize(
+    "handshake",
+    [
+        {"headers": EVIL},
+        {"drop": ("Sec-WebSocket-Key",)},
+        {"drop": ("Sec-WebSocket-Version",)},
+        {"drop": ("Connection",)},
+    ],
+    ids=["origin", "key", "version", "connection"],
+)
+async def test_C2_7_a_handshake_that_fails_ends_nobodys_connection(kernel, users, guard, handshake):
+    """Upstream ends the older connection of a session before it looks at origin and headers."""
+    ann, _ = users
+    async with await kernel.connect("s", **ann) as older:
+        assert await works(older)
+        headers = {**ann, **handshake.get("headers", {})}
+        drop = handshake.get("drop", ())
+        other = await refused(kernel.port, kernel.path("s"), headers=headers, drop=drop)
+        assert other.status in (400, 403, 426)
+        assert await works(older)
+        assert kernel.connections == 1
+    await auntil(lambda: not len(guard.sessions), "the session to be let go")
+
+
+@PROVIDERS
+async def test_C2_8_a_client_that_leaves_early_does_not_change_whom_upstream_buffers_for(
+    kernel, users, guard
+):
+    """Upstream counts a connection off that it never counted, and then buffers for the wrong one."""
+    ann, bob = users
+    async with await kernel.connect("b", **bob) as other:
+        assert await works(other)
+        for _ in range(5):
+            early = await knock_and_leave(kernel, "b2", bob)
+            early.vanish()
+        await auntil(
+            lambda: not guard.opening and len(guard.registry) == 1, "the early leavers to be gone"
+        )
+        await auntil(lambda: kernel.connections == 1, "one connection to be left")
+        async with await kernel.connect("s", **ann) as owner:
+            assert await works(owner)
+        await auntil(lambda: kernel.connections == 1, "the owner to be gone")
+        assert await works(other)
+    await auntil(lambda: kernel.connections == 0, "everybody to be gone")
+    async with await kernel.connect("s", **bob) as thief:
+        assert "hello" not in said([read(await thief.wait_message())])
+
+
+async def knock_and_leave(kernel: Kernel, session: str, who: dict[str, str]) -> Knock:
+    """Send a handshake and go before it is answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", kernel.port)
+    lines = {
+        "Host": f"127.0.0.1:{kernel.port}",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Sec-WebSocket-Version": "13",
+        **who,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    writer.write(f"GET {kernel.path(session)} HTTP/1.1\r\n{head}\r\n".encode())
+    await writer.drain()
+    return Knock(reader, writer)
