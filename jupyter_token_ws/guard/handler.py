@@ -391,7 +391,8 @@ class _Guarded(WebSocketHandler):
             return "origin_refused"
         if handshake.rejected:
             return "token_rejected"
-        if self._known_user() is not None or handshake.token_accepted:
+        ignored = handshake.unasked and handshake.token_presented  # authentication is off
+        if ignored or self._known_user() is not None:
             return "forbidden"
         return self._token_slug() if handshake.token_presented else "credentials_missing"
 

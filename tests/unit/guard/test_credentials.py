@@ -26,7 +26,7 @@ from jupyter_token_ws.protocol.subprotocols import (
     offer_subprotocols,
 )
 from tests.support.door import EVENTS, Door
-from tests.support.knock import bearing
+from tests.support.knock import bearing, knock_raw
 from tests.support.providers import BAD, TOKEN, USER, FlagProvider
 from tests.support.recording import OpenToAll, Protected, Recorder, request_for
 from tests.support.waiting import auntil
@@ -728,3 +728,37 @@ async def test_C2_3_a_referer_with_many_tokens_is_asked_for_a_few(door, here):
         assert socket.status == 101
     assert here.at("open").header("Referer") == [f"{PAGE}?{many}"]
     assert len(Probe.shown) < 12
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "left_query", "left_authorization"),
+    [
+        (f"token={APP}", [("Authorization", f"token {TOKEN}")], f"token={APP}", []),
+        (
+            "",
+            [("Authorization", "Basic YTpi"), ("Authorization", f"token {TOKEN}")],
+            "",
+            ["Basic YTpi"],
+        ),
+        (f"token={TOKEN}&token={APP}", [], f"token={APP}", []),
+        (f"token={TOKEN}&token=", [], "token=", []),
+    ],
+)
+async def test_C2_3_a_good_token_that_was_not_used_is_gone_wherever_it_stands(
+    door, here, query, headers, left_query, left_authorization
+):
+    """Signed in by cookie; beside it the server's own token, where upstream did not look."""
+    path = f"{door.base}here" + (f"?{query}" if query else "")
+    lines = [("Cookie", "session=of-ann"), *headers]
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    data = (
+        f"GET {path} HTTP/1.1\r\nHost: {door.host}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        f"Sec-WebSocket-Version: 13\r\n{head}\r\n"
+    )
+    async with await knock_raw(door.port, data.encode()) as socket:
+        assert socket.status == 101
+    sight = here.at("open")
+    assert not sight.shows(TOKEN)
+    assert sight.header("Authorization") == left_authorization
+    assert sight.query == left_query

@@ -463,3 +463,28 @@ def test_C2_3_warnings_are_scrubbed_when_they_are_logged(capsys):
     finally:
         logging.captureWarnings(False)
     assert CANARY not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/api/ä %20", "/api/ä %20"),
+        ("a\nb\r\x1b[31m", r"a\nb\r\x1b[31m"),
+        ("\x85\x9b\u2028", r"\x85\x9b\u2028"),
+    ],
+)
+def test_a_line_cannot_be_written_by_a_path_or_a_name(text, shown):
+    assert logs.printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        rf"Invalid header value 'Bearer\t{CANARY}\x7f'",
+        f"GET /?%74oken={CANARY}",
+        f"GET /?t%6Fke%6e={CANARY}",
+        f"referer=http://h/login?next=%2F%3F%2574oken%3D{CANARY}",
+    ],
+)
+def test_C2_3_tokens_written_in_unusual_ways(line):
+    assert CANARY not in logs.scrub(line)

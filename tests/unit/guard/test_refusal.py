@@ -548,3 +548,13 @@ async def test_a_client_that_leaves_early_is_never_let_in(door, caplog):
     assert opened == []
     assert errors(caplog.records) == []
     assert refusals(caplog.records) == []
+
+
+@pytest.mark.parametrize("extensions", ["x; a*=utf-8''%ff; a*0*=q", f"x; a*{'9' * 5000}=1"])
+async def test_an_extension_that_cannot_be_read_does_not_matter_to_who_is_refused(
+    door, caplog, extensions
+):
+    told = await door.refused(EVENTS, [REASON_MARKER], {"Sec-WebSocket-Extensions": extensions})
+    assert (told.status, told.code) == (101, 4401)
+    await door.settled()
+    assert errors(caplog.records) == []
