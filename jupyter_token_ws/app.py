@@ -68,7 +68,7 @@ class TokenWebSocketApp(ExtensionApp):
         " Default: ServerApp.websocket_ping_interval if that is set, else 25."
     ).tag(config=True)
     keepalive_timeout = Float(
-        help="Seconds of silence after which a websocket is dropped."
+        help="Seconds of silence after which a websocket is dropped; 0 is never."
         " Default: ServerApp.websocket_ping_timeout if that is set, else three times the interval."
     ).tag(config=True)
     open_timeout = Float(

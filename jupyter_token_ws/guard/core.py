@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 SETTING = "token_ws_guard"
 """Where an application keeps its guard."""
 
+RETRY_AFTER_DRAINING = 1
+"""Seconds. Whoever starts the server again needs a moment."""
+
 _HEADER = "Sec-WebSocket-Protocol"
 _ATTRIBUTE = "_token_ws_handshake"
 
@@ -58,8 +61,8 @@ class GuardOptions:
 class Opening(Protocol):
     """A handler between its request and its 101."""
 
-    def refuse_opening(self, slug: str) -> None:
-        """Refuse it with a reason of the table."""
+    def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
+        """Refuse it with a reason of the table. ``retry_after`` is in seconds."""
 
 
 class Guard:
@@ -163,10 +166,10 @@ class Guard:
         """Close every socket because the server ends, and refuse new ones from now on."""
         self.draining = True
         for handler in list(self.opening):
-            handler.refuse_opening("draining")
+            handler.refuse_opening("draining", RETRY_AFTER_DRAINING)
         if len(self.registry):
             self.log.info("Closing %d websockets", len(self.registry))
-        self.registry.close_all("draining", retry_after=1)
+        self.registry.close_all("draining", RETRY_AFTER_DRAINING)
         if not await self.registry.wait_empty(self.options.drain_timeout):
             self.log.info("%d websockets did not answer the close", len(self.registry))
         self.keepalive.stop()

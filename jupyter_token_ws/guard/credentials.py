@@ -12,12 +12,13 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
+from urllib.parse import unquote_plus
 
 from tornado.httputil import HTTPServerRequest
 
 # Other schemes than these two are somebody else's (C2.1).
 _TOKEN_HEADER = re.compile(r"(?:token|bearer)\s+(.+)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
 class CredentialSource(str, Enum):
@@ -28,7 +29,7 @@ class CredentialSource(str, Enum):
     HEADER = "header"
     COOKIE = "cookie"
     AMBIENT = "ambient"
-    """The identity provider named the user by something else, such as a proxy's header."""
+    """The provider, or the handler itself, named the user by something else, such as a proxy's header."""
     NONE = "none"
     """Nobody was named: authentication is off, or the handler is open to all."""
 
@@ -61,44 +62,66 @@ def header_token(request: HTTPServerRequest) -> str | None:
 
 
 def url_token(request: HTTPServerRequest) -> str | None:
-    """The URL parameter ``token`` as upstream reads it: the last one, stripped; empty is none."""
+    """The URL parameter ``token`` as upstream reads it: the last one, cleaned; empty is none."""
     values = request.query_arguments.get("token")
-    return (values[-1].decode("utf-8", "replace").strip() or None) if values else None
+    return (_cleaned(values[-1].decode("utf-8", "replace")) or None) if values else None
 
 
-def without_token(query: str) -> str:
-    """A query string less every parameter named ``token``; the others stay to the letter."""
-    return "&".join(
-        part for part in query.split("&") if unquote_plus(part.partition("=")[0]) != "token"
-    )
+def _cleaned(value: str) -> str:
+    # As tornado does with every argument.
+    return _CONTROL.sub(" ", value).strip()
 
 
-def remove_url_token(request: HTTPServerRequest) -> None:
-    """Take the parameter ``token`` out of URI and arguments, for good."""
+def remove_url_token(request: HTTPServerRequest, token: str | None = None) -> None:
+    """Take the parameter ``token`` out of URI and arguments: every one, or those that equal ``token``.
+
+    The other parameters stay to the letter.
+    """
     path, _, query = (request.uri or "").partition("?")
-    request.query = without_token(query)
-    request.uri = f"{path}?{request.query}" if request.query else path
-    request.arguments.pop("token", None)
-    request.query_arguments.pop("token", None)
+    left = "&".join(part for part in query.split("&") if not _is_token(part, token))
+    if left != query:
+        request.query, request.uri = left, f"{path}?{left}" if left else path
+    for arguments in (request.arguments, request.query_arguments):
+        values = arguments.pop("token", [])
+        others = [value for value in values if token is not None and not _equals(value, token)]
+        if others:
+            arguments["token"] = others
+
+
+def _is_token(part: str, token: str | None) -> bool:
+    name, _, value = part.partition("=")
+    if unquote_plus(name) != "token":
+        return False
+    return token is None or same_secret(_cleaned(unquote_plus(value)), token)
+
+
+def _equals(value: bytes, token: str) -> bool:
+    return same_secret(_cleaned(value.decode("utf-8", "replace")), token)
 
 
 def remove_from_referer(request: HTTPServerRequest, token: str) -> None:
     """Take a token out of the ``Referer``, where the page's own address carried it."""
-    referer = request.headers.get("Referer")
-    if not referer:
-        return
-    parts = urlsplit(referer)
-    carried = [unquote_plus(part.partition("=")[2]) for part in parts.query.split("&")]
-    if any(same_secret(value, token) for value in carried):
-        request.headers["Referer"] = urlunsplit(parts._replace(query=without_token(parts.query)))
+    page, mark, query = request.headers.get("Referer", "").partition("?")
+    kept = [part for part in query.split("&") if not _carries(part, token)]
+    if mark and "&".join(kept) != query:
+        request.headers["Referer"] = f"{page}?{'&'.join(kept)}" if kept else page
+
+
+def _carries(part: str, token: str) -> bool:
+    """Whether a parameter is the token, or an address that has it as its own (``next=...``)."""
+    value = part.partition("=")[2]
+    for _ in range(3):  # a login page may be sent to a login page
+        value = unquote_plus(value)
+        if same_secret(value, token) or f"token={token}" in value:
+            return True
+    return False
 
 
 def remove_ours(request: HTTPServerRequest, ours: str | None) -> None:
     """Take the token that authenticated out of wherever the request carries it; no other (C2.3)."""
     if ours is None:
         return
-    if same_secret(url_token(request), ours):
-        remove_url_token(request)
+    remove_url_token(request, ours)
     if same_secret(header_token(request), ours):
         del request.headers["Authorization"]
     remove_from_referer(request, ours)
@@ -114,7 +137,7 @@ def shown(
 ) -> Iterator[None]:
     """The request as the judge sees it; afterwards it is as it was, whatever happened.
 
-    ``authorization`` is the value of ``Authorization``, or ``None`` to leave that header alone.
+    ``authorization`` is the value of ``Authorization``, ``None`` for no such header.
     """
     headers = request.headers
     saved_headers = {
@@ -122,11 +145,17 @@ def shown(
     }
     saved_uri, saved_query = request.uri, request.query
     saved_arguments, saved_query_arguments = request.arguments, request.query_arguments
+    # tornado parses cookies once: what was parsed before must not be seen now, nor what is parsed
+    # now afterwards.
+    state = vars(request)
+    saved_cookies = state.get("_cookies")
     try:
+        headers.pop("Authorization", None)
         if authorization is not None:
             headers["Authorization"] = authorization
         if not keep_cookies:
             headers.pop("Cookie", None)
+            state.pop("_cookies", None)
         if not keep_url_token:
             request.arguments = dict(saved_arguments)
             request.query_arguments = dict(saved_query_arguments)
@@ -135,6 +164,10 @@ def shown(
     finally:
         request.uri, request.query = saved_uri, saved_query
         request.arguments, request.query_arguments = saved_arguments, saved_query_arguments
+        if not keep_cookies:
+            state.pop("_cookies", None)
+            if saved_cookies is not None:
+                state["_cookies"] = saved_cookies
         for name in ("Authorization", "Cookie"):
             headers.pop(name, None)
             for value in saved_headers.get(name, ()):

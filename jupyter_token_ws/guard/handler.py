@@ -25,14 +25,23 @@ from jupyter_token_ws.protocol.reasons import REASONS, TOKEN_SLUGS, Reason, slug
 from jupyter_token_ws.protocol.subprotocols import choose
 
 from . import kernels
-from .core import Guard, set_offer
+from .core import RETRY_AFTER_DRAINING, Guard, set_offer
 from .credentials import CredentialSource, remove_ours, shown
 from .handshake import Handshake, Stage
-from .identity import Judge, JudgedProvider, ask, auth_enabled, detach, undo_cookies
+from .identity import (
+    Judge,
+    JudgedProvider,
+    auth_enabled,
+    cookies_undone,
+    names_users,
+    undo_cookies,
+)
 from .refusal import RefusalHandler
 from .registry import OpenSocket
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from jupyter_server.auth.identity import IdentityProvider
 
 CROSS_ORIGIN = "Cross origin websockets not allowed"
@@ -43,11 +52,14 @@ class Refused(web.HTTPError):
     """Raise it in ``prepare`` or ``get`` to refuse a socket with a reason of the table.
 
     ``slug`` is one of ``jupyter_token_ws.protocol.reasons.REASONS``; ``KeyError`` for any other.
-    Clients that opted in get the close code, others the HTTP status.
+    ``retry_after`` is in seconds; ``ValueError`` for a negative one. Clients that opted in get the
+    close code, others the HTTP status.
     """
 
-    def __init__(self, slug: str) -> None:
+    def __init__(self, slug: str, retry_after: int | None = None) -> None:
+        REASONS[slug].close_reason(retry_after)  # raises for what cannot be told
         self.slug = slug
+        self.retry_after = retry_after
         super().__init__(REASONS[slug].http_status)
 
 
@@ -72,6 +84,7 @@ def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
     handshake: Handshake | None = getattr(handler, "_token_ws_handshake", None)
     if handshake is None or not isinstance(handler, _Guarded):
         return None
+    handler._settle_late()
     return SocketInfo(
         handshake.source,
         handshake.answered,
@@ -86,18 +99,20 @@ def close_with_reason(handler: WebSocketHandler, slug: str, retry_after: int | N
 
     ``retry_after`` is in seconds. Clients that opted in get the code and the reason; others are
     closed as stock closes (C3.6). Before the socket is open it is refused with the reason. Closing
-    twice does nothing. Raises ``KeyError`` for a slug that is not in the table.
+    twice does nothing. Raises ``KeyError`` for a slug that is not in the table and ``ValueError``
+    for a negative ``retry_after``.
     """
     reason = REASONS[slug]
+    text = reason.close_reason(retry_after)
     if isinstance(handler, _Guarded):
         if handler._token_ws_handshake.stage is Stage.OPENING:
-            handler.refuse_opening(slug)
+            handler.refuse_opening(slug, retry_after)
             return
         entry = handler._token_ws_guard.registry.get(handler)
         if entry is not None:
             entry.close(slug, retry_after)
             return
-    handler.close(reason.code, reason.close_reason(retry_after))
+    handler.close(reason.code, text)
 
 
 class TokenWebSocketHandler(WebSocketHandler):
@@ -163,8 +178,10 @@ class _Guarded(WebSocketHandler):
         """The server's provider, with the judge before it."""
         provider = self.__dict__.get("_token_ws_provider")
         if provider is None:
-            real = cast("Any", super()).identity_provider
-            provider = JudgedProvider(real, self._token_ws_judge, self)
+            provider = cast("Any", super()).identity_provider
+            if not self._is_jupyter:
+                return cast("IdentityProvider", provider)  # whatever it means there
+            provider = JudgedProvider(provider, self._token_ws_judge, self)
             self.__dict__["_token_ws_provider"] = provider
         return cast("IdentityProvider", provider)
 
@@ -187,7 +204,7 @@ class _Guarded(WebSocketHandler):
             early = "malformed_credentials"
         if early is not None:
             self._check_host_first()
-            self._refuse(early)
+            self._refuse(early, retry_after=RETRY_AFTER_DRAINING if early == "draining" else None)
             return
         if not self._is_jupyter:
             await self._judge_plain()
@@ -223,62 +240,68 @@ class _Guarded(WebSocketHandler):
         token = handshake.offer.token
         if provider is not None and not auth_enabled(provider):
             handshake.token_accepted = token is not None
-            handshake.judged = True
+            handshake.judged = handshake.unasked = True
             return
         if token is None:
             await self._attribute_plain(provider)
             return
         user: Any = None
+        named = False
         if not _is_default_current_user(type(self)):
-            with shown(
-                self.request,
-                authorization=f"token {token}",
-                keep_url_token=False,
-                keep_cookies=False,
+            with (
+                cookies_undone(self),
+                shown(
+                    self.request,
+                    authorization=f"token {token}",
+                    keep_url_token=False,
+                    keep_cookies=False,
+                ),
             ):
-                user = self.get_current_user()
+                user = self.get_current_user() or None
+            if user is not None:
+                named = True
+                self.current_user = user  # asked again it might prefer a cookie
         if user is None and provider is not None:
-            user = await self._token_ws_judge.alone(provider, self, token)
+            user = (await self._token_ws_judge.alone(provider, self, token)).user
+            named = names_users(provider)
+        self._stop_if_late()
         handshake.judged = True
         if user is None:
             handshake.rejected = True
             raise web.HTTPError(403)
-        self._settle_plain(user, CredentialSource.SUBPROTOCOL, token)
-        handshake.token_accepted = handshake.by_token = True
+        handshake.ours = token
+        handshake.token_accepted = True
+        self._token_ws_judge.settle(user, CredentialSource.SUBPROTOCOL, token, named=named)
         # It may read the header in `prepare`, in `get` or not at all; taken away before the
         # handshake.
         self._token_ws_placed.enter_context(self._token_ws_judge.view(self.request))
 
     async def _attribute_plain(self, provider: IdentityProvider | None) -> None:
         """Find out whether a token in URL or header is the server's own, so that it can be removed."""
-        handshake = self._token_ws_handshake
+        handshake, judge = self._token_ws_handshake, self._token_ws_judge
         handshake.judged = True
         if provider is None:
             return
+        await judge.remove_unused(provider, self)
+        allowed = self._token_ws_guard.options.allow_token_in_url
         for token, source in (
-            (handshake.url_token, CredentialSource.URL),
+            (handshake.url_token if allowed else None, CredentialSource.URL),
             (handshake.header_token, CredentialSource.HEADER),
         ):
-            if token is None:
-                continue
-            detached = detach(self, f"token {token}")
-            user = await ask(provider, detached)
-            if user is not None and provider.is_token_authenticated(detached):
-                self._settle_plain(user, source, token)
+            user = await judge.knows(provider, self, token) if token is not None else None
+            if token is not None and user is not None:
+                handshake.ours = token
+                judge.settle(user, source, token, named=names_users(provider))
                 return
 
-    def _settle_plain(self, user: Any, source: CredentialSource, credential: str) -> None:
-        handshake = self._token_ws_handshake
-        handshake.user, handshake.source, handshake.ours = user, source, credential
-        handshake.credential = self._token_ws_guard.digest(credential)
-        handshake.principal = f"credential:{handshake.credential}"
-
-    def _plain_principal(self) -> str:
-        """For a handler that was never judged: its own user, else the cookies it came with."""
-        name = getattr(self, "_current_user", None)
-        if isinstance(name, str) and name:
-            return f"user:{name}"
-        return f"credential:{self._token_ws_guard.digest(self.request.headers.get('Cookie', ''))}"
+    def _settle_late(self) -> None:
+        """Note who came in where no provider was asked: the handler's own user, or nobody."""
+        if self._token_ws_handshake.user is not None:
+            return
+        user = getattr(self, "_current_user", None) or None
+        source = CredentialSource.NONE if user is None else CredentialSource.AMBIENT
+        cookies = self.request.headers.get("Cookie", "")
+        self._token_ws_judge.settle(user, source, cookies, named=True)
 
     def _claim_session(self) -> None:
         """Keep a kernel session for its principal, before upstream looks at it (C2.8, 4409)."""
@@ -298,12 +321,20 @@ class _Guarded(WebSocketHandler):
 
     def check_origin(self, *args: Any, **kwargs: Any) -> bool:
         """Upstream's check; where it fails the answer is the same for everybody (C3.4)."""
-        if self._token_ws_handshake.stage is Stage.REFUSED:
-            raise web.Finish
+        self._stop_if_late()
         if not cast("Any", super()).check_origin(*args, **kwargs):
             self._refuse("origin_refused", across=True)
             raise web.Finish
         return True
+
+    def _check_cross_origin(self, check: Callable[[str], bool]) -> str | None:
+        """The check of tornado 6.6 and later, which refuses some requests without asking ``check_origin``."""
+        self._stop_if_late()
+        error: str | None = super()._check_cross_origin(check)
+        if error is not None:
+            self._refuse("origin_refused", across=True)
+            raise web.Finish
+        return None
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """An error of the handler, told by its reason where the client can read one."""
@@ -313,9 +344,12 @@ class _Guarded(WebSocketHandler):
         if stage is Stage.OPEN or self._headers_written:
             super().send_error(status_code, **kwargs)
             return
+        stock = functools.partial(super().send_error, status_code, **kwargs)
         error = kwargs.get("exc_info", (None, None))[1]
-        slug = error.slug if isinstance(error, Refused) else self._slug(status_code)
-        self._refuse(slug, functools.partial(super().send_error, status_code, **kwargs))
+        if isinstance(error, Refused):
+            self._refuse(error.slug, stock, retry_after=error.retry_after)
+        else:
+            self._refuse(self._slug(status_code), stock)
 
     def redirect(self, *args: Any, **kwargs: Any) -> None:
         """A redirect of somebody unknown leads to the login page, which a websocket cannot show."""
@@ -341,50 +375,63 @@ class _Guarded(WebSocketHandler):
             return "origin_refused"
         if handshake.rejected:
             return "token_rejected"
-        if self._known_user() is not None:
+        if handshake.unasked or self._known_user() is not None:
             return "forbidden"
-        if handshake.url_token and not self._token_ws_guard.options.allow_token_in_url:
+        return self._token_slug() if handshake.token_presented else "credentials_missing"
+
+    def _token_slug(self) -> str:
+        """What is wrong with a token that admitted nobody."""
+        in_url = self._token_ws_handshake.url_token is not None
+        if in_url and not self._token_ws_guard.options.allow_token_in_url:
             return "url_token_refused"
-        if handshake.url_token or handshake.header_token:
-            return "token_rejected"
-        return "credentials_missing"
+        return "token_rejected"
+
+    def _slug_across(self, slug: str) -> str:
+        """What may be told where the origin is not allowed (C3.4)."""
+        handshake = self._token_ws_handshake
+        if handshake.token_presented and slug in TOKEN_SLUGS:
+            return slug
+        # Named here too, or a page with a wrong token could tell by the answer whether the browser
+        # has a good cookie, with which it comes as far as the origin check.
+        return self._token_slug() if handshake.token_unused else "origin_refused"
 
     def _refuse(
-        self, slug: str, plain: Callable[[], None] | None = None, *, across: bool | None = None
+        self,
+        slug: str,
+        plain: Callable[[], None] | None = None,
+        *,
+        across: bool | None = None,
+        retry_after: int | None = None,
     ) -> None:
         """Refuse this socket, once.
 
         ``plain`` answers as upstream would; without it we answer. ``across`` says that the origin
-        is not allowed, where the caller knows.
+        is not allowed, where the caller knows. ``retry_after`` is in seconds.
         """
         handshake = self._token_ws_handshake
         self._leave()
-        reason = REASONS[slug]
         if across is None:
             across = not handshake.host_refused and not self._origin_allowed()
-        if across and not (slug in TOKEN_SLUGS and handshake.token_presented):
-            reason = REASONS["origin_refused"]
+        reason = REASONS[self._slug_across(slug) if across else slug]
         handshake.stage = Stage.REFUSED
         told = reason.told and handshake.opted_in and self._budget_allows()
         self._log_refusal(reason, told)
         if told:
-            self._tell(reason)
+            self._tell(reason, retry_after)
             return
         if across:
             self._answer(403, CROSS_ORIGIN)
         elif plain is not None:
-            if handshake.token_presented:
-                undo_cookies(self)
             plain()
         else:
-            self._answer(reason.http_status, f"{reason.slug}: {reason.text}\n")
+            self._answer(reason.http_status, f"{reason.slug}: {reason.text}\n", retry_after)
 
     def _origin_allowed(self) -> bool:
         """Whether upstream's origin check passes, as things stand."""
         headers = self.request.headers
         origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
         check: Callable[[str], bool] = cast("Any", super()).check_origin
-        protection = getattr(self, "_check_cross_origin", None)  # tornado 6.6 and later
+        protection = getattr(super(), "_check_cross_origin", None)  # tornado 6.6 and later
         try:
             if protection is not None:
                 return protection(check) is None
@@ -415,23 +462,28 @@ class _Guarded(WebSocketHandler):
             "" if told else " (plain HTTP)",
         )
 
-    def _answer(self, status: int, body: str) -> None:
+    def _answer(self, status: int, body: str, retry_after: int | None = None) -> None:
         """Plain HTTP, the same for everybody."""
         self.clear()
         undo_cookies(self)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
+        if retry_after is not None:
+            self.set_header("Retry-After", str(retry_after))
         self.set_status(status)
         self.finish(body)
 
-    def _tell(self, reason: Reason) -> None:
+    def _tell(self, reason: Reason, retry_after: int | None) -> None:
         """Hand the connection to a handler that accepts and closes."""
         guard = self._token_ws_guard
         self._finished = True  # tornado asks this before it answers anything on our behalf
+        offer = self._token_ws_handshake.offer
+        set_offer(self.request, offer.visible)  # tornado looks for the answer in it
         refusal = RefusalHandler(
             self.application,
             self.request,
             reason=reason,
-            offer=self._token_ws_handshake.offer,
+            retry_after=retry_after,
+            offer=offer,
             budget=guard.refusals,
             linger=guard.options.refusal_linger,
         )
@@ -441,10 +493,27 @@ class _Guarded(WebSocketHandler):
         self._token_ws_timer = None
         self.refuse_opening("open_timeout")
 
-    def refuse_opening(self, slug: str) -> None:
+    def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
         """Refuse the socket from outside, unless it is settled already."""
         if self._token_ws_handshake.stage is Stage.OPENING:
-            self._refuse(slug)
+            self._refuse(slug, retry_after=retry_after)
+
+    def _stop_if_late(self) -> None:
+        """End a handler that goes on after its socket was refused or its client left."""
+        if self._token_ws_handshake.stage in (Stage.REFUSED, Stage.ENDED):
+            raise web.Finish
+
+    def write(self, chunk: Any) -> None:
+        """As stock; a handler that is late has nobody to write to."""
+        if self._finished:
+            self._stop_if_late()
+        super().write(chunk)
+
+    def finish(self, chunk: Any = None) -> Future[None]:
+        """As stock; what a late handler would answer is dropped, the refusal is out."""
+        if self._finished:
+            self._stop_if_late()
+        return super().finish(chunk)
 
     def _leave(self) -> None:
         """End what was begun for a handshake: timer, credential in place, claim on a session."""
@@ -470,8 +539,7 @@ class _Guarded(WebSocketHandler):
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         """The handler wants to accept. One that is late finds the socket refused and does nothing."""
         handshake = self._token_ws_handshake
-        if handshake.stage is Stage.REFUSED:
-            raise web.Finish
+        self._stop_if_late()
         self._token_ws_placed.close()
         remove_ours(self.request, handshake.ours)
         return super().get_websocket_protocol()
@@ -496,6 +564,7 @@ class _Guarded(WebSocketHandler):
         """The 101 is out: enter the registry, then let the handler open."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
         handshake.stage = Stage.OPEN
+        self._settle_late()
         guard.opening.discard(self)
         if self._token_ws_timer is not None:
             self._token_ws_timer.cancel()
@@ -507,7 +576,7 @@ class _Guarded(WebSocketHandler):
             OpenSocket(
                 handler=self,
                 path=self.request.path,
-                principal=handshake.principal or self._plain_principal(),
+                principal=handshake.principal,
                 credential=handshake.credential,
                 source=handshake.source,
                 opted_in=handshake.opted_in,
@@ -540,12 +609,14 @@ class _Guarded(WebSocketHandler):
         """An answer is out. One that is no 101 ends the handshake, though it was no refusal of ours."""
         handshake = self._token_ws_handshake
         if handshake.stage is Stage.OPENING and self.get_status() != 101:
-            handshake.stage = Stage.REFUSED
+            handshake.stage = Stage.ENDED
             self._leave()
         super().on_finish()
 
     def on_connection_close(self) -> None:
         """The connection ended, whoever ended it."""
+        if self._token_ws_handshake.stage is Stage.OPENING:
+            self._token_ws_handshake.stage = Stage.ENDED
         self._token_ws_guard.registry.discard(self)
         self._leave()
         super().on_connection_close()

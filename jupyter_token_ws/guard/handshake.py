@@ -21,6 +21,8 @@ class Stage(Enum):
     OPENING = auto()
     OPEN = auto()
     REFUSED = auto()
+    ENDED = auto()
+    """By an answer that was no refusal of the guard's, or because the client left."""
 
 
 @dataclass(eq=False)
@@ -29,7 +31,7 @@ class Handshake:
 
     ``user`` is what the identity provider returned, ``by_token`` what it says of how. ``ours`` is
     the token that authenticated, ``credential`` a digest of the credential. ``rejected`` means that
-    a subprotocol token was judged and admitted nobody.
+    a subprotocol token was judged and admitted nobody, ``unasked`` that authentication is off.
     """
 
     offer: Offer
@@ -44,6 +46,7 @@ class Handshake:
     by_token: bool = False
     token_accepted: bool = False
     rejected: bool = False
+    unasked: bool = False
     host_refused: bool = False
     source: CredentialSource = CredentialSource.NONE
     ours: str | None = field(default=None, repr=False)
@@ -74,11 +77,20 @@ class Handshake:
 
     @property
     def token_presented(self) -> bool:
-        """Whether the client sent a token by any way."""
-        return bool(self.offer.token_bearing or self.url_token or self.header_token)
+        """Whether the client sent a token by any way; an empty one is none (C1.3)."""
+        sent = self.offer.token is not None or self.offer.malformed
+        return bool(sent or self.url_token or self.header_token)
+
+    @property
+    def token_unused(self) -> bool:
+        """Whether a token was sent, was looked at, and is not what let the client in."""
+        used = self.token_accepted or self.ours is not None or self.unasked
+        return self.judged and self.token_presented and not used
 
     @property
     def user_name(self) -> str:
         """The user's name for a log line, empty where nobody was named."""
         name = getattr(self.user, "username", self.user)
+        if isinstance(name, bytes):  # what tornado's signed cookies give
+            name = name.decode("utf-8", "replace")
         return name if isinstance(name, str) else ""

@@ -7,11 +7,18 @@ of subprotocols. This module never decides by itself that a token is good.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
-from jupyter_server.auth.identity import IdentityProvider, LegacyIdentityProvider, User
+from jupyter_server.auth.identity import (
+    IdentityProvider,
+    LegacyIdentityProvider,
+    PasswordIdentityProvider,
+    User,
+)
 from jupyter_server.auth.login import LegacyLoginHandler
 from jupyter_server.base.handlers import AuthenticatedHandler, JupyterHandler
 from tornado import web
@@ -22,10 +29,11 @@ from .credentials import (
     Digester,
     remove_ours,
     remove_url_token,
-    same_secret,
     shown,
 )
 from .handshake import Handshake
+
+_LOG = logging.getLogger("jupyter_token_ws")
 
 
 class _NoConnection:
@@ -46,14 +54,17 @@ class DetachedHandler(JupyterHandler):
     """
 
 
-def detach(handler: web.RequestHandler, authorization: str) -> DetachedHandler:
-    """A detached handler for the same request with ``Authorization`` as its only credential (C2.2)."""
+def detach(
+    handler: web.RequestHandler, authorization: str | None, *, keep_url_token: bool = False
+) -> DetachedHandler:
+    """A detached handler for the same request with one credential only, or with none (C2.2)."""
     request = handler.request
     headers = HTTPHeaders()
     for name, value in request.headers.get_all():
         if name not in ("Authorization", "Cookie"):
             headers.add(name, value)
-    headers["Authorization"] = authorization
+    if authorization is not None:
+        headers["Authorization"] = authorization
     method, uri = request.method or "GET", request.uri or "/"
     copy = HTTPServerRequest(
         headers=headers,
@@ -62,7 +73,8 @@ def detach(handler: web.RequestHandler, authorization: str) -> DetachedHandler:
         server_connection=request.server_connection,
     )
     copy.remote_ip, copy.protocol, copy.host = request.remote_ip, request.protocol, request.host
-    remove_url_token(copy)
+    if not keep_url_token:
+        remove_url_token(copy)
     detached = DetachedHandler(handler.application, copy)
     detached.path_args, detached.path_kwargs = handler.path_args, handler.path_kwargs
     return detached
@@ -70,31 +82,52 @@ def detach(handler: web.RequestHandler, authorization: str) -> DetachedHandler:
 
 async def ask(provider: IdentityProvider, handler: web.RequestHandler) -> User | None:
     """Who the provider takes a handler's request to be from, as ``JupyterHandler.prepare`` asks it."""
-    if type(provider) is IdentityProvider and _overrides_get_current_user(handler):
-        # The way of before jupyter_server 2, which upstream still honours for the base provider
-        # only.
+    user: User | None
+    if _asks_handler(provider, handler):
         name = handler.get_current_user()
-        user: User | None = User(name) if name else None
+        user = User(name) if name else None
     else:
         answer = provider.get_user(handler)
         user = await answer if isinstance(answer, Awaitable) else answer
-    # Upstream's property reads these, and `is_token_authenticated` reads the property.
-    handler.current_user = user
-    cast("Any", handler)._jupyter_current_user = user
+    _set_user(handler, user)
     return user
 
 
-def _overrides_get_current_user(handler: web.RequestHandler) -> bool:
-    module = inspect.getmodule(handler.get_current_user)
-    if isinstance(handler, DetachedHandler) or module is None:
+def _set_user(handler: web.RequestHandler, user: User | None) -> None:
+    # Upstream's property reads these, and `is_token_authenticated` reads the property.
+    handler.current_user = user
+    cast("Any", handler)._jupyter_current_user = user
+
+
+def _asks_handler(provider: IdentityProvider, handler: web.RequestHandler) -> bool:
+    """Whether the handler's ``get_current_user`` is asked instead of the provider.
+
+    The way of before jupyter_server 2, which upstream still honours for the base provider only.
+    """
+    if type(provider) is not IdentityProvider or not isinstance(handler, JupyterHandler):
         return False
-    # The guard's own override in between does not count.
-    return not module.__name__.startswith(("jupyter_server.base.", "jupyter_token_ws."))
+    module = inspect.getmodule(handler.get_current_user)
+    return module is not None and module.__name__ != AuthenticatedHandler.__module__
+
+
+def _says_nobody(error: web.HTTPError) -> bool:
+    """Whether an error of a provider means that it does not know who this is."""
+    # One that names its own reason, such as an expired token, is told as it is.
+    return error.status_code in (401, 403) and not hasattr(error, "slug")
 
 
 def auth_enabled(provider: IdentityProvider) -> bool:
     """Whether the provider asks for any credential at all."""
     return bool(getattr(provider, "auth_enabled", True))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who a provider takes a request to be from, whether it says by token, and which handler it saw."""
+
+    user: User | None
+    by_token: bool
+    handler: web.RequestHandler
 
 
 class Judge:
@@ -104,6 +137,7 @@ class Judge:
         self.handshake = handshake
         self._digest = digest
         self._allow_url = allow_token_in_url
+        self._asked: web.RequestHandler | None = None
 
     @contextmanager
     def view(self, request: HTTPServerRequest) -> Iterator[None]:
@@ -121,99 +155,218 @@ class Judge:
         """Who is admitted. Afterwards the request is as it came, less the token that was ours.
 
         Raises ``tornado.web.HTTPError`` 403 where a subprotocol token admits nobody, however good
-        the cookie and however open the handler.
+        the cookie and however open the handler; and what the provider raises.
         """
         handshake = self.handshake
         token = handshake.offer.token
+        user: User | None = None
         if not auth_enabled(provider):
             user = await ask(provider, handler)
             # Nothing was judged, so the token counts as taken: a browser that offered only marker
             # and token needs an answer to connect at all.
             handshake.token_accepted = token is not None
-            self._settle(user, CredentialSource.NONE, "")
+            handshake.judged = handshake.unasked = True
+            self.settle(user, CredentialSource.NONE, "")
             return user
-        with _cookies_undone(handler) as keep_cookies, self.view(handler.request):
-            user = await ask(provider, handler)
-            by_token = user is not None and bool(provider.is_token_authenticated(handler))
-            if token is None and not by_token:
-                keep_cookies()
-        if token is not None and not by_token:
-            user = await self.alone(provider, handler, token)
-            handler.current_user = user
-            cast("Any", handler)._jupyter_current_user = user
-            if user is None:
-                handshake.judged = handshake.rejected = True
+        answer = Answer(None, by_token=False, handler=handler)
+        # An override of old keeps what it found on the handler itself, so that handler is asked
+        # only once, and with nothing but the token.
+        if token is None or not _asks_handler(provider, handler):
+            with cookies_undone(handler) as keep_cookies, self.view(handler.request):
+                answer = await self._ask_as_usual(provider, handler)
+                if token is None and not answer.by_token:
+                    keep_cookies()
+        if token is not None and not answer.by_token:
+            answer = await self.alone(provider, handler, token)
+            _set_user(handler, answer.user)
+        self._asked = answer.handler
+        handshake.judged = True
+        user = answer.user
+        if user is None:
+            handshake.rejected = token is not None
+            self.settle(None, CredentialSource.NONE, "")
+            if handshake.rejected:
                 raise web.HTTPError(403)
-        handshake.by_token = by_token
-        handshake.token_accepted = token is not None
-        await self._attribute(provider, handler, user)
+        else:
+            handshake.by_token = answer.by_token
+            handshake.token_accepted = token is not None
+            await self._attribute(provider, handler, user)
+        await self.remove_unused(provider, handler)
         return user
+
+    @contextmanager
+    def judged(self, handler: web.RequestHandler) -> Iterator[web.RequestHandler]:
+        """The handler whose request was judged, showing what it showed then."""
+        asked = self._asked or handler
+        if asked is handler:
+            with self.view(handler.request):
+                yield asked
+        else:
+            yield asked
+
+    async def _ask_as_usual(
+        self, provider: IdentityProvider, handler: web.RequestHandler
+    ) -> Answer:
+        try:
+            user = await ask(provider, handler)
+        except web.HTTPError as error:
+            if self.handshake.offer.token is None or not _says_nobody(error):
+                raise
+            user = None
+        by_token = user is not None and bool(provider.is_token_authenticated(handler))
+        return Answer(user, by_token, handler)
 
     async def alone(
         self, provider: IdentityProvider, handler: web.RequestHandler, token: str
-    ) -> User | None:
+    ) -> Answer:
         """Who is admitted with ``token`` and without cookie and other credentials."""
-        user = await ask(provider, detach(handler, f"token {token}"))
-        if user is None and _names_users(provider):
-            # Upstream's own know the scheme `token`; a provider written for OAuth may know only
-            # this one.
-            user = await ask(provider, detach(handler, f"Bearer {token}"))
-        return user
+        schemes = _schemes(provider, handler)
+        answer = await self._ask_with(provider, handler, f"{schemes[0]} {token}")
+        for scheme in schemes[1:]:
+            if answer.user is None:
+                answer = await self._ask_with(provider, handler, f"{scheme} {token}")
+        return answer
+
+    async def _ask_with(
+        self,
+        provider: IdentityProvider,
+        handler: web.RequestHandler,
+        authorization: str | None,
+        *,
+        keep_url_token: bool = False,
+    ) -> Answer:
+        """Who is admitted with one credential or none."""
+        asked, by_token = handler, False
+        user: User | None = None
+        try:
+            if _asks_handler(provider, handler):
+                with (
+                    cookies_undone(handler),
+                    shown(
+                        handler.request,
+                        authorization=authorization,
+                        keep_url_token=keep_url_token,
+                        keep_cookies=False,
+                    ),
+                ):
+                    name = handler.get_current_user()
+                    user = User(name) if name else None
+            else:
+                asked = detach(handler, authorization, keep_url_token=keep_url_token)
+                user = await ask(provider, asked)
+                by_token = user is not None and bool(provider.is_token_authenticated(asked))
+        except web.HTTPError as error:
+            if not _says_nobody(error):
+                raise
+        return Answer(user, by_token, asked)
 
     async def _attribute(
-        self, provider: IdentityProvider, handler: web.RequestHandler, user: User | None
+        self, provider: IdentityProvider, handler: web.RequestHandler, user: User
     ) -> None:
         """Settle which credential it was, and take it out of the request where it is ours."""
         handshake, request = self.handshake, handler.request
-        ours: str | None = None
-        source = CredentialSource.NONE
-        cookie_user: str | None = None
+        named = names_users(provider) or _asks_handler(provider, handler)
+        ours: str | None
         if handshake.token_accepted:
             ours, source = handshake.offer.token, CredentialSource.SUBPROTOCOL
-        elif handshake.by_token:
-            ours, source = await self._which_token(provider, handler)
-        names_users = _names_users(provider)
-        if user is not None and (ours is None or not names_users):
-            cookie_user = await _cookie_user_name(provider, handler)
-        if user is not None and ours is None:
-            source = CredentialSource.COOKIE if cookie_user else CredentialSource.AMBIENT
+        else:
+            ours, source = await self._which(provider, handler, user, named=named)
+        if not named:
+            # A stock provider's user is somebody only where a cookie says who.
+            named = await _cookie_user_name(provider, handler) == user.username
         handshake.ours = ours
         remove_ours(request, ours)
-        await self._remove_unused(provider, handler)
         credential = ours if ours is not None else request.headers.get("Cookie", "")
-        named = user is not None and (names_users or cookie_user == user.username)
-        self._settle(user, source, credential, named=named)
+        self.settle(user, source, credential, named=named)
 
-    async def _which_token(
-        self, provider: IdentityProvider, handler: web.RequestHandler
+    async def _which(
+        self, provider: IdentityProvider, handler: web.RequestHandler, user: User, *, named: bool
     ) -> tuple[str | None, CredentialSource]:
-        """Which of URL and header the provider took, when it says that it was a token."""
-        in_url = self.handshake.url_token if self._allow_url else None
-        in_header = self.handshake.header_token
-        if in_url is None and in_header is None:
-            return None, CredentialSource.AMBIENT
-        if in_url is None:
-            return in_header, CredentialSource.HEADER
-        if in_header is None or same_secret(in_url, in_header):
-            return in_url, CredentialSource.URL
-        if await self.alone(provider, handler, in_url) is not None:
-            return in_url, CredentialSource.URL
-        return in_header, CredentialSource.HEADER
+        """Which credential the provider took, where no subprotocol token was sent.
 
-    async def _remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
+        It need not say, so it is asked what it makes of the request with something left out.
+        """
+        handshake = self.handshake
+        in_url = handshake.url_token if self._allow_url else None
+        in_header = handshake.header_token
+        keep_url = in_url is not None
+
+        async def admits(authorization: str | None, *, keep_url_token: bool) -> bool:
+            other = await self._quietly(
+                provider, handler, authorization, keep_url_token=keep_url_token
+            )
+            return other is not None and (not named or other.username == user.username)
+
+        if not handshake.by_token:
+            if not named:
+                return None, CredentialSource.COOKIE
+            if not await self._needed(provider, handler, user):
+                return None, CredentialSource.AMBIENT
+            if "Cookie" in handler.request.headers and not await admits(
+                handshake.authorization, keep_url_token=keep_url
+            ):
+                return None, CredentialSource.COOKIE
+        if keep_url and (in_header is None or await admits(None, keep_url_token=True)):
+            return in_url, CredentialSource.URL
+        if in_header is not None:
+            return in_header, CredentialSource.HEADER
+        return None, CredentialSource.AMBIENT
+
+    async def _needed(
+        self, provider: IdentityProvider, handler: web.RequestHandler, user: User
+    ) -> bool:
+        """Whether a user would not have been admitted without credentials."""
+        handshake = self.handshake
+        carried = handshake.token_presented or "Cookie" in handler.request.headers
+        if not carried:
+            return False
+        other = await self._quietly(provider, handler, None)
+        return other is None or other.username != user.username
+
+    async def _quietly(
+        self,
+        provider: IdentityProvider,
+        handler: web.RequestHandler,
+        authorization: str | None,
+        *,
+        keep_url_token: bool = False,
+    ) -> User | None:
+        """Ask where only what is noted depends on the answer: whatever goes wrong is no answer."""
+        try:
+            answer = await self._ask_with(
+                provider, handler, authorization, keep_url_token=keep_url_token
+            )
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything
+            _LOG.debug("Asked for a credential's owner: %r", error)
+            return None
+        return answer.user
+
+    async def knows(
+        self, provider: IdentityProvider, handler: web.RequestHandler, token: str
+    ) -> User | None:
+        """Who a token is good for, where none was asked for; ``None`` too where tokens are ignored."""
+        try:
+            answer = await self.alone(provider, handler, token)
+            user = answer.user
+            if user is None or answer.by_token or await self._needed(provider, handler, user):
+                return user
+        except Exception as error:  # noqa: BLE001 - as above
+            _LOG.debug("Asked for a token's owner: %r", error)
+        return None
+
+    async def remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
         """A URL token that was not used can be a good one all the same: a proxied app must not get it."""
         in_url = self.handshake.url_token
         if in_url is None or self._allow_url:
             return
-        detached = detach(handler, f"token {in_url}")
-        if await ask(provider, detached) is not None and provider.is_token_authenticated(detached):
-            remove_url_token(handler.request)
+        if await self.knows(provider, handler, in_url) is not None:
+            remove_url_token(handler.request, in_url)
 
-    def _settle(
-        self, user: User | None, source: CredentialSource, credential: str, *, named: bool = False
+    def settle(
+        self, user: Any, source: CredentialSource, credential: str, *, named: bool = False
     ) -> None:
+        """Note the outcome. ``named``: the user's name says who it is, now and the next time."""
         handshake = self.handshake
-        handshake.judged = True
         handshake.user = user
         handshake.source = source
         handshake.credential = self._digest(credential) if credential else ""
@@ -224,36 +377,54 @@ class Judge:
         )
 
 
-def _names_users(provider: IdentityProvider) -> bool:
+_STOCK = (IdentityProvider, PasswordIdentityProvider)
+
+
+def _schemes(provider: IdentityProvider, handler: web.RequestHandler) -> tuple[str, ...]:
+    """How a token may stand in ``Authorization`` for a provider to read it.
+
+    Upstream's own know the scheme ``token``; one written for OAuth may know only the other.
+    """
+    if type(provider) in _STOCK and not _asks_handler(provider, handler):
+        return ("token",)
+    return ("token", "Bearer")
+
+
+def names_users(provider: IdentityProvider) -> bool:
     """Whether the provider names users; the stock ones invent a new name per request (C2.8)."""
-    kind = type(provider)
-    if isinstance(provider, LegacyIdentityProvider):
-        login: Any = provider.login_handler_class
-        get_user = getattr(login, "get_user", None)
-        return kind.get_user is not LegacyIdentityProvider.get_user or getattr(
-            get_user, "__func__", None
-        ) is not getattr(LegacyLoginHandler.get_user, "__func__", None)
-    return any(
-        getattr(kind, name, None) is not getattr(IdentityProvider, name)
-        for name in ("get_user", "_get_user", "get_user_token", "generate_anonymous_user")
+    kind: Any = type(provider)
+    if _overrides(kind, IdentityProvider, "_get_user", "get_user_token", "generate_anonymous_user"):
+        return True
+    if not isinstance(provider, LegacyIdentityProvider):
+        return _overrides(kind, IdentityProvider, "get_user")
+    login: Any = provider.login_handler_class
+    return _overrides(kind, LegacyIdentityProvider, "get_user") or _overrides(
+        login, LegacyLoginHandler, "get_user", "get_user_token"
     )
 
 
+def _overrides(kind: type, base: type, *names: str) -> bool:
+    def function(owner: type, name: str) -> Any:
+        method = getattr(owner, name, None)
+        return getattr(method, "__func__", method)
+
+    return any(function(kind, name) is not function(base, name) for name in names)
+
+
 async def _cookie_user_name(provider: IdentityProvider, handler: web.RequestHandler) -> str | None:
-    """The user whom the stock login cookie names, if it is one of the stock providers' cookies."""
-    if "Cookie" not in handler.request.headers or not isinstance(handler, AuthenticatedHandler):
+    """The user whom the stock login cookie names."""
+    if "Cookie" not in handler.request.headers:
         return None
     if isinstance(provider, LegacyIdentityProvider):
-        get_cookie = getattr(provider.login_handler_class, "get_user_cookie", None)
-        name = get_cookie(handler) if get_cookie else None
-        return name if isinstance(name, str) else None
+        name = cast("Any", provider.login_handler_class).get_user_cookie(handler)
+        return cast("str | None", name)
     answer = provider.get_user_cookie(handler)
     user = await answer if isinstance(answer, Awaitable) else answer
     return str(user.username) if user is not None else None
 
 
 @contextmanager
-def _cookies_undone(handler: web.RequestHandler) -> Iterator[Any]:
+def cookies_undone(handler: web.RequestHandler) -> Iterator[Any]:
     """Undo what the provider does to cookies meanwhile, unless the yielded function is called (C2.5)."""
     private = cast("Any", handler)
     before = dict(getattr(private, "_new_cookie", {}))
@@ -291,8 +462,6 @@ def undo_cookies(
 class JudgedProvider:
     """Stands before the identity provider for one guarded request and is it in all other respects."""
 
-    _OWN = ("_provider", "_judge", "_handler")
-
     def __init__(
         self, provider: IdentityProvider, judge: Judge, handler: web.RequestHandler
     ) -> None:
@@ -325,8 +494,8 @@ class JudgedProvider:
             return bool(self._provider.is_token_authenticated(handler))
         if not self._judge.handshake.judged:
             return False
-        with self._judge.view(handler.request):
-            return bool(self._provider.is_token_authenticated(handler))
+        with self._judge.judged(handler) as asked:
+            return bool(self._provider.is_token_authenticated(asked))
 
     def should_check_origin(self, handler: web.RequestHandler) -> bool:
         """As the provider says, on the request as it was judged; always before that."""
@@ -334,5 +503,5 @@ class JudgedProvider:
             return bool(self._provider.should_check_origin(handler))
         if not self._judge.handshake.judged:
             return True
-        with self._judge.view(handler.request):
-            return bool(self._provider.should_check_origin(handler))
+        with self._judge.judged(handler) as asked:
+            return bool(self._provider.should_check_origin(asked))

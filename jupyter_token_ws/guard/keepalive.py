@@ -68,17 +68,18 @@ class Pulse:
         if self.asked_at is None:
             self.asked_at = now
 
-    def dead(self, now: float, interval: float, timeout: float) -> bool:
-        """Whether it was silent too long, and had a ping to answer and the time to do so."""
+    def dead(self, now: float, timeout: float, patience: float) -> bool:
+        """Whether it was silent too long, and had a ping to answer and ``patience`` seconds for it."""
         if self.asked_at is None or now - self.alive_at < timeout:
             return False
-        return now - self.asked_at >= min(interval, timeout)
+        return now - self.asked_at >= patience
 
 
 class Keepalive:
     """The timer.
 
-    ``interval`` and ``timeout`` are in seconds; interval 0 sends no pings and drops nobody.
+    ``interval`` and ``timeout`` are in seconds; interval 0 sends no pings and drops nobody, timeout
+    0 pings and drops nobody.
     ``on_tick`` is called at every look, for what else wants to be looked at. The clocks are
     arguments for the tests.
     """
@@ -96,7 +97,8 @@ class Keepalive:
     ) -> None:
         self.interval = interval
         self.timeout = timeout
-        self.tick_interval = min(TICK, interval / 5) if interval > 0 else TICK
+        self._patience = min(interval, timeout) if timeout > 0 else interval
+        self.tick_interval = min(TICK, self._patience / 5) if interval > 0 else TICK
         self._registry = registry
         self._on_tick = on_tick
         self._on_drop = on_drop
@@ -127,7 +129,7 @@ class Keepalive:
             self._on_tick()
         if self.interval > 0:
             # The machine slept, or the loop was blocked: nobody could have answered, so ask first.
-            slept = gap > self.tick_interval + self.interval / 2
+            slept = gap > self.tick_interval + self._patience / 2
             for socket in self._registry:
                 self._look(socket, now, slept)
         if not len(self._registry):
@@ -151,7 +153,7 @@ class Keepalive:
         pulse.observe(now, reading)
         if slept:
             pulse.revive(now)
-        if pulse.dead(now, self.interval, self.timeout):
+        if self.timeout > 0 and pulse.dead(now, self.timeout, self._patience):
             if self._on_drop is not None:
                 self._on_drop(socket, now - pulse.alive_at)
             # No close handshake with somebody who is not there: the stream ends, and with it the

@@ -17,30 +17,33 @@ if TYPE_CHECKING:
 
 SECRET = "[secret]"
 
-# Values end at what ends a URL parameter or a header element in the ways they are printed. `%26` is
-# an `&` inside a parameter that is a URL itself.
-_VALUE = r"(?:(?!%(?:25)*26)[^\s&\"'<>#,;\\)\]}])+"
-_EQUALS = r"(?:=|%(?:25)*3[dD])"
-_RULES = (
-    # The token-bearing subprotocol, any version, any case.
-    (
-        re.compile(r"(v[0-9]+\.token\.websocket\.jupyter\.org\.)[^\s,;\"'\])}]+", re.IGNORECASE),
-        rf"\1{SECRET}",
-    ),
-    # URL parameters, plain or inside another URL's parameter, however often encoded.
-    (re.compile(rf"(\btoken{_EQUALS}){_VALUE}", re.IGNORECASE), rf"\1{SECRET}"),
-    # The header, as headers are printed.
-    (
-        re.compile(
-            r"(\bauthorization\b['\"]?\s*[:=,]\s*['\"]?\s*[a-z0-9_-]+\s+)[^\s,;\"'\])}]+",
-            re.IGNORECASE,
-        ),
-        rf"\1{SECRET}",
-    ),
+# A token is whatever somebody chose and a text is whatever somebody printed, so nothing tells for
+# sure where a token ends: rather too much is taken than too little. What no URL and no list of
+# subprotocols can hold ends a value, and of the quotes and brackets right before that the last ones stay.
+_CLOSING = r"\"'`,;:.)\]}>"
+_QUOTED = r"b?(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")"
+_PRINTED = rf"(?:{_QUOTED}|\[(?:{_QUOTED}|[\s,])*\])"
+# A `"` before what follows a JSON string ends it; no URL that a client made has one.
+_IN_URL = r"(?!\"(?:[,:}\])]|$))[^\s&#]"
+_RULES = tuple(
+    (re.compile(pattern, re.IGNORECASE), rf"\1{SECRET}")
+    for pattern in (
+        # The token-bearing subprotocol, any version, any case.
+        rf"(v[0-9]+\.token\.websocket\.jupyter\.org\.)(?!\[secret)[^\s,]*[^\s,{_CLOSING}]",
+        # A URL's parameter, also of a URL inside another one's parameter, however often encoded:
+        # an encoded `&` may be part of the token there.
+        rf"(token(?:=|%(?:25)*3d))(?!\[secret)(?:{_IN_URL})*(?:(?![{_CLOSING}]){_IN_URL})",
+        # Arguments and JSON, as they are printed.
+        rf"(['\"]token\\*['\"]\s*:\s*)(?:{_PRINTED}|\\+[^\r\n]*)",
+        # The header: what is in quotes, else the rest of the line.
+        rf"(authorization\\*['\"]?[ \t]*[:=,](?![ \t]*\[secret)[ \t]*)(?:{_PRINTED}|[^\r\n]+)",
+        # The header's value alone, as tornado prints one that it cannot take.
+        r"((['\"])(?:token|bearer)[ \t]+)(?:\\.|(?!\2)[^\r\n])+",
+    )
 )
 
 # The link that the server prints on purpose for the person who started it.
-_LOGIN_LINK = ("jupyter_server", "serverapp.py")
+_LOGIN_LINK = "/jupyter_server/serverapp.py"
 
 
 def scrub(text: str) -> str:
@@ -61,26 +64,34 @@ class ScrubFilter(logging.Filter):
         if getattr(record, "token_ws_scrubbed", False):
             return True
         record.token_ws_scrubbed = True
-        if not record.exc_info and record.pathname.replace("\\", "/").endswith(
-            "/".join(_LOGIN_LINK)
-        ):
+        if not record.exc_info and record.pathname.replace("\\", "/").endswith(_LOGIN_LINK):
             return True
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - whatever a `__str__` raises
-            # A bad format string is reported by logging itself, with the arguments: those it must
-            # not have.
-            record.msg, record.args = scrub(f"{record.msg!s} {record.args!r}"), None
+        except Exception as error:  # noqa: BLE001 - whatever a `__str__` raises
+            # Logging itself would report it on the standard error, with all arguments.
+            record.msg, record.args = scrub(_unformatted(record, error)), None
         else:
             clean = scrub(message)
             if clean != message:
                 record.msg, record.args = clean, None
         if record.exc_info and record.exc_info[0] is not None:
             # Formatters print this instead of formatting the exception anew.
-            record.exc_text = scrub("".join(format_exception(*record.exc_info)).rstrip("\n"))
+            record.exc_text = "".join(format_exception(*record.exc_info)).rstrip("\n")
+        if record.exc_text:
+            record.exc_text = scrub(record.exc_text)
         if record.stack_info:
             record.stack_info = scrub(record.stack_info)
         return True
+
+
+def _unformatted(record: logging.LogRecord, error: Exception) -> str:
+    """What can be said of a record whose message cannot be formatted."""
+    where = f"{type(error).__name__} in a log call at {record.pathname}:{record.lineno}"
+    try:
+        return f"{where}: {record.msg!s} {record.args!r}"
+    except Exception:  # noqa: BLE001 - as above
+        return where
 
 
 _FILTER = ScrubFilter()
@@ -94,6 +105,8 @@ def install(*extra: logging.Logger) -> None:
         _add(logger)
         for handler in _handlers(logger):
             _add(handler)
+    if logging.lastResort is not None:
+        _add(logging.lastResort)
 
 
 def _add(target: logging.Filterer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tornado.websocket import WebSocketHandler
@@ -59,18 +60,27 @@ class RefusalBudget:
 class RefusalHandler(WebSocketHandler):
     """Completes the handshake and closes with a reason. Accepts no data.
 
-    ``linger`` seconds are left for the client's close frame, then the connection is cut.
+    ``linger`` seconds are left for the client's close frame, then the connection is cut. The place
+    in the budget is taken from the start: many may be refused before the first of them is open.
     """
 
     def initialize(
-        self, reason: Reason, offer: Offer, budget: RefusalBudget, linger: float
+        self,
+        reason: Reason,
+        retry_after: int | None,
+        offer: Offer,
+        budget: RefusalBudget,
+        linger: float,
     ) -> None:
         """Arguments by tornado's way."""
         self._close_with = reason
+        self._retry_after = retry_after
         self._offer = offer
         self._budget = budget
         self._linger = linger
         self._timer: asyncio.TimerHandle | None = None
+        self._placed = True
+        budget.open += 1
 
     @property
     def ping_interval(self) -> float:
@@ -86,6 +96,10 @@ class RefusalHandler(WebSocketHandler):
         """The origin was looked at before it was settled what may be told."""
         return True
 
+    def _check_cross_origin(self, check: Callable[[str], bool]) -> str | None:
+        """The same for tornado 6.6 and later, which does not ask ``check_origin`` in every case."""
+        return None
+
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         """C3.2."""
         return choose_refused(self._offer)
@@ -94,16 +108,26 @@ class RefusalHandler(WebSocketHandler):
         """Close at once."""
         connection: Any = self.ws_connection
         stream = connection.stream
-        self._budget.open += 1
         self._timer = asyncio.get_running_loop().call_later(self._linger, stream.close)
-        self.close(self._close_with.code, self._close_with.close_reason())
+        self.close(self._close_with.code, self._close_with.close_reason(self._retry_after))
 
     def on_message(self, message: str | bytes) -> None:
         """What a refused client says is not heard."""
 
+    def on_finish(self) -> None:
+        """A handshake that tornado found wanting ends with its 400 or 426."""
+        if self.get_status() != 101:
+            self._leave()
+
     def on_close(self) -> None:
+        """The connection ended."""
+        self._leave()
+
+    def _leave(self) -> None:
         """The place is free again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._placed:
+            self._placed = False
             self._budget.open -= 1

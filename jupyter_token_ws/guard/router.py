@@ -29,8 +29,11 @@ FORWARDING_MODULES = ("jupyter_server_proxy",)
 """Packages whose sockets lead to somebody else's program: no token is ever meant for those."""
 
 
-class MissingSocketHandler(WebSocketHandler, JupyterHandler):  # type: ignore[misc] # check_origin
-    """A path without a websocket, for who can read the answer. Says so only after the credential."""
+class MissingSocketHandler(JupyterHandler, WebSocketHandler):
+    """A path without a websocket, for who can read the answer. Says so only after the credential.
+
+    The origins that it allows are those of the server, as for every other websocket.
+    """
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: 403 to strangers, else there is nothing here."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,7 +26,8 @@ class Facts:
     """What a server knows of itself. Times in seconds, sizes in bytes.
 
     ``sockets`` are route templates below ``base_url``. ``close_reasons`` is one of
-    ``CLOSE_REASONS``. ``keepalive_interval`` 0 means that the guard sends no pings.
+    ``CLOSE_REASONS``. ``keepalive_interval`` 0 means that the guard sends no pings,
+    ``keepalive_timeout`` 0 that it drops nobody for silence.
     """
 
     base_url: str
@@ -61,10 +63,9 @@ def capabilities_document(facts: Facts) -> dict[str, Any]:
             "codes": published(facts.features),
         }
     if facts.keepalive_interval > 0:
-        document["keepalive"] = {
-            "interval": facts.keepalive_interval,
-            "timeout": facts.keepalive_timeout,
-        }
+        document["keepalive"] = {"interval": facts.keepalive_interval}
+        if facts.keepalive_timeout > 0:
+            document["keepalive"]["timeout"] = facts.keepalive_timeout
     return document
 
 
@@ -76,46 +77,45 @@ def capabilities_schema() -> dict[str, Any]:
 
 
 _NAMED_GROUP = re.compile(r"\?P<(\w+)>")
+# Groups that stand for no part of the path: looking ahead or behind, flags, back references.
+_OTHER_GROUP = re.compile(r"\?(?!:)")
 
 
 def route_template(pattern: str, base_url: str) -> str | None:
     """A route's regular expression as a template below ``base_url``: ``api/kernels/{id}/channels``.
 
-    Groups become ``{name}``: a named group its name (``kernel_id`` is ``id``), unnamed ones
-    ``name``, ``name2`` and so on. ``None`` where the route does not lie below the base or is no
-    plain path.
+    Groups become ``{name}``: a named group its name (``kernel_id`` is ``id``), an unnamed one
+    ``name``; a name that is there already gets a number, ``name2``. ``None`` where the route does
+    not lie below the base or is no plain path.
     """
     pattern = pattern.removeprefix("^").removesuffix("$")
-    base = re.escape(base_url)
-    if pattern.startswith(base):
-        rest = pattern[len(base) :]
-    elif pattern.startswith(base_url):
-        rest = pattern[len(base_url) :]
+    for base in (base_url, re.escape(base_url)):
+        if pattern.startswith(base):
+            rest = pattern[len(base) :]
+            break
     else:
         return None
     out: list[str] = []
-    unnamed = 0
+    names: Counter[str] = Counter()
     index = 0
     while index < len(rest):
-        char = rest[index]
+        char, after = rest[index], rest[index + 1 : index + 2]
         if char == "(":
             end = _group_end(rest, index)
-            if end is None:
-                return None
             named = _NAMED_GROUP.match(rest, index + 1)
-            if named:
-                name = "id" if named[1].endswith("_id") else named[1]
-            else:
-                unnamed += 1
-                name = "name" if unnamed == 1 else f"name{unnamed}"
-            out.append(f"{{{name}}}")
+            if end is None or (named is None and _OTHER_GROUP.match(rest, index + 1)):
+                return None
+            name = named[1] if named else "name"
+            name = "id" if name.endswith("_id") else name
+            names[name] += 1
+            out.append(f"{{{name}{names[name] if names[name] > 1 else ''}}}")
             index = end
-        elif char == "\\" and index + 1 < len(rest) and not rest[index + 1].isalnum():
-            out.append(rest[index + 1])
+        elif char == "\\" and after and not after.isalnum() and after not in "{}":
+            out.append(after)
             index += 2
         elif char == "?" and out and out[-1] == "/":
             index += 1  # an optional slash at the end: the template shows the path with it
-        elif char in "\\*+?[]{}|^$":
+        elif char in "\\*+?[]{}|^$)":
             return None
         else:
             out.append(char)

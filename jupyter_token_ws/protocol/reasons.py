@@ -8,8 +8,10 @@ section 7.4.2 leaves 4000-4999 to applications).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 MAX_REASON_SIZE = 123
@@ -108,7 +110,7 @@ def _table() -> dict[str, Reason]:
     return {row.slug: row for row in rows}
 
 
-REASONS: dict[str, Reason] = _table()
+REASONS: Mapping[str, Reason] = MappingProxyType(_table())
 """Every reason by slug. Slugs are stable."""
 
 TOKEN_SLUGS = frozenset(
@@ -156,7 +158,7 @@ class Closed:
     retry_after: int | None = None
 
 
-_CLOSE_REASON = re.compile(r"([a-z_]+)(?:;retry_after=([0-9]{1,5}))?(?:: .*)?", re.DOTALL)
+_CLOSE_REASON = re.compile(r"([a-z_]+)(?:;retry_after=([0-9]{1,9}))?(?:: .*)?", re.DOTALL)
 
 
 def parse_close(code: int, reason: str) -> Closed | None:

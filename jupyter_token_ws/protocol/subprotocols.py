@@ -7,7 +7,6 @@ Sources: RFC 6455 sections 4.1 and 4.2.2, JEP 121 (draft).
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote_to_bytes
@@ -24,11 +23,15 @@ KERNEL = "v1.kernel.websocket.jupyter.org"
 MAX_TOKEN_SIZE = 4096
 """The default limit of a token, in bytes as encoded in the header (C1.3)."""
 
-# C1.2: any version, any case, empty included.
+# C1.2: any version, any case, empty included. It is looked for behind anything that cannot be part of
+# a name (RFC 9110 section 5.6.2) too: a client that joined its names by blanks, or quoted them, has
+# sent a token all the same.
 _TOKEN_BEARING = re.compile(
-    r"v([0-9]+)\.token\.websocket\.jupyter\.org\.(.*)", re.IGNORECASE | re.DOTALL
+    r"(?<![!#$%&'*+.^_`|~0-9A-Za-z-])v([0-9]+)\.token\.websocket\.jupyter\.org\.(.*)",
+    re.IGNORECASE | re.DOTALL,
 )
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Offer:
     ``protocols`` is what a handler may see: the offer less both markers and every token-bearing
     entry. ``visible`` is the offer less the token-bearing entries only. ``token`` is the decoded
     token or ``None`` when none was sent; it is kept out of the representation. ``malformed`` is
-    true where C1.2 or C1.3 refuse the offer, and then ``token`` is ``None``.
+    true where C1.2 or C1.3 refuse the offer, and then ``token`` is ``None``; ``token_bearing`` says
+    that there was an entry for a token, whatever was in it.
     """
 
     protocols: tuple[str, ...] = ()
@@ -52,15 +56,17 @@ class Offer:
 
 def is_token_bearing(protocol: str) -> bool:
     """Whether an offered name carries a token, whatever its version, case or length (C1.2)."""
-    return _TOKEN_BEARING.fullmatch(protocol) is not None
+    return _TOKEN_BEARING.search(protocol) is not None
 
 
 def split_header(header: str) -> list[str]:
     """The names in a ``Sec-WebSocket-Protocol`` header, in order; empty elements are passed over.
 
-    Several headers of that name are one list joined by commas (RFC 9110 section 5.3).
+    Several headers of that name are one list joined by commas (RFC 9110 section 5.3). Every kind of
+    white space around a name goes, not only what RFC 9110 calls optional: tornado does the same, and
+    what a handler sees must be what was looked at here.
     """
-    return [name for name in (part.strip(" \t") for part in header.split(",")) if name]
+    return [name for name in (part.strip() for part in header.split(",")) if name]
 
 
 def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZE) -> Offer:
@@ -73,7 +79,7 @@ def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZ
     visible: list[str] = []
     bearing: list[re.Match[str]] = []
     for name in names:
-        match = _TOKEN_BEARING.fullmatch(name)
+        match = _TOKEN_BEARING.search(name)
         if match:
             bearing.append(match)
         else:
@@ -82,7 +88,8 @@ def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZ
     malformed = len(bearing) > 1
     if len(bearing) == 1:
         version, encoded = bearing[0].groups()
-        decoded = decode_token(encoded, max_token_size) if version == "1" else None
+        known = version == "1" and bearing[0].start() == 0
+        decoded = decode_token(encoded, max_token_size) if known else None
         malformed = decoded is None
         token = decoded or None  # an empty entry: none was sent
     return Offer(
@@ -132,16 +139,18 @@ def encode_token(token: str) -> str:
 
 
 def decode_token(encoded: str, max_token_size: int = MAX_TOKEN_SIZE) -> str | None:
-    """The token in an encoded entry, or ``None`` where C1.3 refuses it."""
+    """The token in an encoded entry, or ``None`` where C1.3 refuses it.
+
+    ``max_token_size`` is in bytes of ``encoded``. Control characters are C0, DEL and C1 (Unicode
+    category Cc). What ``encode_token`` would have escaped is taken unescaped too.
+    """
     if len(encoded) > max_token_size or not encoded.isascii() or _BAD_PERCENT.search(encoded):
         return None
     try:
         token = unquote_to_bytes(encoded).decode("utf-8")
     except UnicodeDecodeError:
         return None
-    if any(unicodedata.category(char) == "Cc" for char in token):
-        return None
-    return token
+    return None if _CONTROL.search(token) else token
 
 
 def offer_subprotocols(
@@ -149,12 +158,15 @@ def offer_subprotocols(
 ) -> list[str]:
     """The list a client offers (C1.4): existing protocols, marker, token, reason marker.
 
-    ``token`` is the plain token; without one no marker is offered. ``reasons=False`` leaves the
-    reason marker out, for a client that does not read close codes.
+    ``token`` is the plain token; without one no marker is added. ``reasons=False`` adds no reason
+    marker, for a client that does not read close codes. No name is listed twice (RFC 6455 section
+    4.1; browsers throw), and ``token`` takes the place of one that ``existing`` carries: two would
+    be malformed. Raises ``UnicodeEncodeError`` for a lone surrogate in ``token``.
     """
     offered = list(existing)
     if token:
+        offered = [name for name in offered if not is_token_bearing(name)]
         offered += [MARKER, f"{MARKER}.{encode_token(token)}"]
     if reasons:
         offered.append(REASON_MARKER)
-    return offered
+    return list(dict.fromkeys(offered))

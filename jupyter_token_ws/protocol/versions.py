@@ -29,16 +29,15 @@ def negotiate(requested: str | None, supported: Sequence[str] = API_VERSIONS) ->
     if requested is None:
         return supported[0]
     wanted = parse_version(requested)
-    if wanted is None:
-        return None
-    candidates = [v for v in supported if (parse_version(v) or (-1, 0))[0] == wanted[0]]
-    return _newest(candidates)
+    return None if wanted is None else _newest(supported, {wanted[0]})
 
 
 def best_common(mine: Iterable[str], theirs: Iterable[str]) -> str | None:
-    """The version a client retries with after a 422: its newest whose major the server also knows."""
-    majors = {parsed[0] for parsed in map(parse_version, theirs) if parsed}
-    return _newest([v for v in mine if (parse_version(v) or (-1, 0))[0] in majors])
+    """The version a client retries with after a 422: its newest whose major the server also knows.
+
+    ``theirs`` is what the 422 named. ``None`` where there is nothing to retry with.
+    """
+    return _newest(mine, {parsed[0] for parsed in map(parse_version, theirs) if parsed})
 
 
 def unsupported_document(supported: Sequence[str] = API_VERSIONS) -> dict[str, object]:
@@ -46,5 +45,11 @@ def unsupported_document(supported: Sequence[str] = API_VERSIONS) -> dict[str, o
     return {"status": "unsupported_api_version", "supported_api_versions": list(supported)}
 
 
-def _newest(versions: Iterable[str]) -> str | None:
-    return max(versions, key=lambda v: parse_version(v) or (-1, 0), default=None)
+def _newest(versions: Iterable[str], majors: set[int]) -> str | None:
+    """The newest version of one of these majors; what cannot be read is passed over."""
+    known = [
+        (parsed, version)
+        for version in versions
+        if (parsed := parse_version(version)) is not None and parsed[0] in majors
+    ]
+    return max(known)[1] if known else None

@@ -7,6 +7,7 @@ from jupyter_server.serverapp import ServerApp
 from tornado.httpserver import HTTPServer
 
 from jupyter_token_ws.guard.core import SETTING, Guard
+from tests.support.door import Door
 
 EXTENSIONS = {"jupyter_token_ws": True, "jupyter_server_terminals": True}
 
@@ -30,3 +31,11 @@ def guard(jp_serverapp: ServerApp, http_server: HTTPServer) -> Guard:
     """The guard of the running server."""
     found: Guard = jp_serverapp.web_app.settings[SETTING]
     return found
+
+
+@pytest.fixture
+def door(
+    jp_serverapp: ServerApp, http_server: HTTPServer, jp_http_port: int, jp_base_url: str
+) -> Door:
+    """The running server, as its clients see it."""
+    return Door(jp_serverapp, jp_http_port, jp_base_url)
