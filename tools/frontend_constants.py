@@ -24,7 +24,6 @@ def constants() -> str:
     rows = "\n".join(
         f"  {row.slug}: {{ code: {row.code}, advice: '{row.advice.value}', text: {_quoted(row.text)} }},"
         for row in REASONS.values()
-        if row.told
     ).rstrip(",")
     versions = ", ".join(f"'{version}'" for version in API_VERSIONS)
     return f"""/**
@@ -51,7 +50,7 @@ const TABLE = {{
 
 export type Slug = keyof typeof TABLE;
 
-/** Every reason that a server can tell. */
+/** Every reason, those that only logs show included. */
 export const REASONS: Readonly<Record<Slug, Reason>> = TABLE;
 """
 

@@ -26,6 +26,7 @@ const TABLE = {
   token_rejected: { code: 4403, advice: 'authenticate', text: 'the token is not valid here' },
   forbidden: { code: 4403, advice: 'stop', text: 'you may not use this' },
   wrong_audience: { code: 4403, advice: 'stop', text: 'the token is for another path' },
+  origin_refused: { code: 4403, advice: 'stop', text: 'the page\'s origin is not allowed' },
   not_found: { code: 4404, advice: 'stop', text: 'there is nothing here by that name' },
   unsupported_version: { code: 4406, advice: 'stop', text: 'no version in common' },
   open_timeout: { code: 4408, advice: 'retry', text: 'it took too long to open' },
@@ -45,5 +46,5 @@ const TABLE = {
 
 export type Slug = keyof typeof TABLE;
 
-/** Every reason that a server can tell. */
+/** Every reason, those that only logs show included. */
 export const REASONS: Readonly<Record<Slug, Reason>> = TABLE;

@@ -1,8 +1,9 @@
 /** See README.md. */
 
-export { Connections, type Cause, type ConnectionEvent, type ConnectionOptions } from './connections';
-export { KERNEL, MARKER, REASON_MARKER, REASONS, type Advice, type Reason, type Slug } from './constants';
-export { parseClose, type Closed } from './reasons';
-export { tokenWebSocket } from './socket';
-export { encodeToken, offerSubprotocols } from './subprotocols';
-export { pathBelow, tokenRoute, type Capabilities, type TokenRoute } from './trust';
+export type { Carrier, OpenCarrier } from './carrier.js';
+export { Connections, type Cause, type ConnectionEvent, type ConnectionOptions } from './connections.js';
+export { KERNEL, MARKER, REASON_MARKER, REASONS, type Advice, type Reason, type Slug } from './constants.js';
+export { parseClose, type Closed } from './reasons.js';
+export { tokenWebSocket } from './socket.js';
+export { encodeToken, offerSubprotocols } from './subprotocols.js';
+export { addresses, pathBelow, tokenRoute, type Capabilities, type TokenRoute } from './trust.js';

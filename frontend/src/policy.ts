@@ -5,7 +5,7 @@
  * path outlives its sockets, because applications reconnect by making new ones.
  */
 
-import type { Closed } from './reasons';
+import type { Closed } from './reasons.js';
 
 /** Seconds: the first wait, and the longest. */
 export const BACKOFF = { first: 1, longest: 60 } as const;
@@ -33,28 +33,25 @@ export class PathState {
   parked: Closed | null = null;
   /** Not before this moment, in seconds. */
   notBefore = 0;
-  private _refused = new Set<Credential>();
+  private readonly _refused = new Set<Credential>();
 
   /** The credential of the first attempt: the cookie where the page has one, unless it was refused. */
   first(hasCookie: boolean, hasToken: boolean): Credential {
     if (!hasToken) {
       return 'cookie';
     }
-    return hasCookie && !this._refused.has('cookie') ? 'cookie' : 'token';
+    const usual: Credential = hasCookie ? 'cookie' : 'token';
+    const other: Credential = hasCookie ? 'token' : 'cookie';
+    return this._refused.has(usual) && !this._refused.has(other) ? other : usual;
   }
 
   /**
-   * An attempt was refused.
+   * An attempt was refused, or an open socket was ended, with a reason.
    *
+   * @param now seconds of the caller's clock
    * @param random a number in [0, 1) for the jitter
    */
-  refused(
-    closed: Closed,
-    credential: Credential,
-    hasToken: boolean,
-    now: number,
-    random: number
-  ): Decision {
+  refused(closed: Closed, credential: Credential, hasToken: boolean, now: number, random: number): Decision {
     if (closed.advice === 'authenticate') {
       this._refused.add(credential);
       const other: Credential = credential === 'cookie' ? 'token' : 'cookie';
@@ -66,11 +63,17 @@ export class PathState {
     if (closed.advice === 'retry' || closed.advice === 'retry_after') {
       const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
       this.failures += 1;
-      this.notBefore = now + Math.max(closed.retryAfter ?? 0, longest * random);
+      // The jitter comes on top: all clients of a server that restarts were told the same second.
+      this.notBefore = now + (closed.retryAfter ?? 0) + longest * random;
       return { action: 'wait', notBefore: this.notBefore };
     }
     this.parked = closed;
     return { action: 'park' };
+  }
+
+  /** A credential turned out to be refused although no reason said so: begin with the other one. */
+  distrust(credential: Credential): void {
+    this._refused.add(credential);
   }
 
   /** The path works; how a socket to it ended does not matter any more. */
@@ -84,5 +87,10 @@ export class PathState {
   released(): void {
     this.parked = null;
     this.healthy();
+  }
+
+  /** Whether there is nothing to remember. */
+  get idle(): boolean {
+    return !this.parked && this.failures === 0 && this._refused.size === 0;
   }
 }

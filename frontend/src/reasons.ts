@@ -2,7 +2,7 @@
  * Reads close frames (contract section 3). The table itself is made from the Python one.
  */
 
-import { REASONS, type Advice, type Slug } from './constants';
+import { REASONS, type Advice, type Slug } from './constants.js';
 
 /** A refusal or an end that the server explained. */
 export interface Closed {
@@ -15,7 +15,7 @@ export interface Closed {
   readonly retryAfter: number | null;
 }
 
-const FORM = /^([a-z_]+)(?:;retry_after=([0-9]{1,5}))?(?:: [^]*)?$/;
+const FORM = /^([a-z_]+)(?:;retry_after=([0-9]{1,9}))?(?:: [^]*)?$/;
 
 /**
  * What a close frame says, or `null` where it is not one of ours: a slug counts only if it belongs to the

@@ -4,7 +4,9 @@
  * Pure functions; the same JSON vectors hold for the Python side.
  */
 
-import { MARKER, REASON_MARKER } from './constants';
+import { MARKER, REASON_MARKER } from './constants.js';
+
+const TOKEN_BEARING = /^v[0-9]+\.token\.websocket\.jupyter\.org\./i;
 
 /**
  * A token as it stands in a subprotocol: `encodeURIComponent`, with `(` and `)` escaped because browsers
@@ -17,23 +19,38 @@ export function encodeToken(token: string): string {
 }
 
 /**
- * The list a client offers: existing protocols, marker, token, reason marker.
+ * The list a client offers: existing protocols, marker, token, reason marker, each once. Our token takes
+ * the place of one that the application put there, because two are refused (C1.3).
  *
  * @param existing what the application asked for
  * @param token the plain token; without one no marker is offered
+ * @param reasons whether to offer the reason marker
+ * @throws URIError for a token with a lone surrogate.
  */
-export function offerSubprotocols(existing: readonly string[], token: string | null): string[] {
-  const offered = [...existing];
+export function offerSubprotocols(
+  existing: readonly string[],
+  token: string | null,
+  reasons = true
+): string[] {
+  const offered = new Set(existing);
   if (token) {
-    offered.push(MARKER, `${MARKER}.${encodeToken(token)}`);
+    for (const name of existing) {
+      if (TOKEN_BEARING.test(name)) {
+        offered.delete(name);
+      }
+    }
+    offered.add(MARKER).add(`${MARKER}.${encodeToken(token)}`);
   }
-  offered.push(REASON_MARKER);
-  return offered;
+  if (reasons) {
+    offered.add(REASON_MARKER);
+  }
+  return [...offered];
 }
 
-/** What an application sees as the chosen subprotocol: it knows nothing of the markers. */
-export function visibleProtocol(answered: string): string {
-  return answered === MARKER || answered === REASON_MARKER ? '' : answered;
+/** What an application sees as the chosen subprotocol: it knows nothing of markers it did not offer. */
+export function visibleProtocol(answered: string, existing: readonly string[]): string {
+  const ours = answered === MARKER || answered === REASON_MARKER;
+  return ours && !existing.includes(answered) ? '' : answered;
 }
 
 /**
@@ -41,14 +58,16 @@ export function visibleProtocol(answered: string): string {
  * to the letter.
  */
 export function withoutToken(address: string, token: string): string {
-  const [head = '', ...rest] = address.split('?');
-  if (rest.length === 0 || !token) {
+  const mark = address.indexOf('?');
+  if (mark < 0 || !token) {
     return address;
   }
-  const kept = rest
-    .join('?')
-    .split('&')
-    .filter(part => !isToken(part, token));
+  const parts = address.slice(mark + 1).split('&');
+  const kept = parts.filter(part => !isToken(part, token));
+  if (kept.length === parts.length) {
+    return address;
+  }
+  const head = address.slice(0, mark);
   return kept.length ? `${head}?${kept.join('&')}` : head;
 }
 
@@ -64,7 +83,9 @@ function isToken(part: string, token: string): boolean {
   }
   try {
     const value = decodeURIComponent(part.slice(equals + 1).replace(/\+/g, ' '));
-    return decodeURIComponent(part.slice(0, equals)) === 'token' && value === token;
+    // A page may have put a token with a plus sign into an address without escaping it.
+    const unescaped = part.slice(equals + 1) === token;
+    return decodeURIComponent(part.slice(0, equals)) === 'token' && (value === token || unescaped);
   } catch {
     return false; // not percent-encoding, so nothing of ours
   }

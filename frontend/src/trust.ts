@@ -1,15 +1,18 @@
 /**
  * Whom a token may go to (C2.9): below the server's base, and there only to declared sockets.
+ *
+ * Pure functions; the same JSON vectors hold for the Python side.
  */
 
-import { MARKER } from './constants';
+import { MARKER } from './constants.js';
 
 /** What this client reads of the capabilities document; unknown members are ignored. */
 export interface Capabilities {
   readonly api_versions: readonly string[];
   readonly base_url?: string;
   readonly ws_url?: string;
-  readonly token?: { readonly subprotocol?: string };
+  readonly token?: { readonly subprotocol?: string; readonly in_url?: boolean };
+  readonly reasons?: object;
   readonly sockets?: readonly string[];
 }
 
@@ -19,12 +22,16 @@ export type TokenRoute = 'subprotocol' | 'url' | 'none';
 /**
  * How a browser sends its token to a server with these capabilities (C2.9). Where they name the
  * subprotocol there is no other way, whatever failed before.
+ *
+ * @param capabilities the document, `null` where the server said that it has none (404)
+ * @param allowUrl whether the user allows tokens in URLs
  */
-export function tokenRoute(capabilities: Capabilities | null, allowUrl: boolean): TokenRoute {
+export function tokenRoute(capabilities: Pick<Capabilities, 'token'> | null, allowUrl: boolean): TokenRoute {
   if (capabilities?.token?.subprotocol === MARKER) {
     return 'subprotocol';
   }
-  return allowUrl ? 'url' : 'none';
+  const taken = capabilities === null || capabilities.token?.in_url === true;
+  return allowUrl && taken ? 'url' : 'none';
 }
 
 interface Place {
@@ -34,25 +41,25 @@ interface Place {
 }
 
 function place(address: string): Place | null {
-  const scheme = /^(https?|wss?):\/\//i.exec(address)?.[1]?.toLowerCase();
-  if (!scheme || address.includes('\\') || /%(2f|5c)/i.test(address.split(/[?#]/)[0] ?? '')) {
+  // What parsers drop or turn, one server this way and the next that way, has no place.
+  if (/[\0- \x7f\\]/.test(address)) {
     return null;
   }
-  // The browser's own parser must not resolve what a server may read otherwise.
-  const written = /^[a-z]+:\/\/[^/?#]*([^?#]*)/i.exec(address)?.[1] ?? '';
-  if (written.split('/').some(segment => segment.replace(/%2e/gi, '.') === '..')) {
+  const match = /^(https?|wss?):\/\/([^/?#]+)([^?#]*)/i.exec(address);
+  if (!match) {
     return null;
   }
-  let url: URL;
+  const [, scheme = '', authority = '', path = ''] = match;
+  const climbs = path.split('/').some(segment => segment.replace(/%2e/gi, '.') === '..');
+  if (climbs || /%(2f|5c)/i.test(path) || authority.includes('@') || /:[0-9]{6,}$/.test(authority)) {
+    return null;
+  }
   try {
-    url = new URL(address.replace(/^ws/i, 'http'));
+    const url = new URL(address.replace(/^ws/i, 'http'));
+    return { secure: /^(https|wss)$/i.test(scheme), host: url.host, path: url.pathname };
   } catch {
     return null;
   }
-  if (url.username || url.password) {
-    return null;
-  }
-  return { secure: scheme === 'https' || scheme === 'wss', host: url.host, path: url.pathname };
 }
 
 /**
@@ -67,6 +74,36 @@ export function pathBelow(base: string, address: string): string | null {
   }
   const prefix = `${home.path.replace(/\/+$/, '')}/`;
   return `${other.path}/`.startsWith(prefix) ? other.path.slice(prefix.length) : null;
+}
+
+/** Where a server is. */
+export interface Addresses {
+  readonly baseUrl: string;
+  readonly wsUrl: string;
+}
+
+/**
+ * The document's own addresses as far as they lie below the base that was asked (C4); what it does not
+ * say, or says of another place, follows from `asked`.
+ */
+export function addresses(asked: string, capabilities: object | null): Addresses {
+  const baseUrl = withSlash(asked);
+  const wsUrl = baseUrl.replace(/^http/i, 'ws');
+  const said = (capabilities ?? {}) as { readonly base_url?: unknown; readonly ws_url?: unknown };
+  return {
+    baseUrl: told(said.base_url, baseUrl, /^https?:/i),
+    wsUrl: told(said.ws_url, wsUrl, /^wss?:/i)
+  };
+}
+
+function told(said: unknown, otherwise: string, scheme: RegExp): string {
+  const ours = typeof said === 'string' && scheme.test(said) && said.endsWith('/');
+  return ours && pathBelow(otherwise, said) !== null ? said : otherwise;
+}
+
+/** An address with exactly one slash at its end. */
+export function withSlash(address: string): string {
+  return `${address.replace(/\/+$/, '')}/`;
 }
 
 /** Whether a path below the base is one of the declared sockets. */
