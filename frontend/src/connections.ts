@@ -319,6 +319,6 @@ export function now(): number {
 
 function isCapabilities(found: unknown): found is Capabilities {
   const versions = (found as Partial<Capabilities> | null)?.api_versions;
-  const major = `${API_VERSIONS[0].split('.')[0] ?? ''}.`;
+  const major = API_VERSIONS[0].replace(/[^.]*$/, '');
   return Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
 }

@@ -91,7 +91,8 @@ export class TokenSocket extends EventTarget {
     const address = checkedUrl(url);
     this._protocols = checkedProtocols(protocols);
     this.url = withoutToken(address, _connections.token);
-    this._guard(this._run());
+    // Later: no event may come before the application could listen.
+    this._guard(Promise.resolve().then(() => this._run()));
   }
 
   get [Symbol.toStringTag](): string {

@@ -41,6 +41,7 @@ export class TestServer {
     handleProtocols: (): string | false => this._answered || false
   });
   private _answered = '';
+  baseUrl = '';
 
   private constructor() {
     this._http = createServer((request, response) => {
@@ -63,6 +64,7 @@ export class TestServer {
   static async start(): Promise<TestServer> {
     const server = new TestServer();
     await new Promise<void>(resolve => server._http.listen(0, '127.0.0.1', resolve));
+    server.baseUrl = `http://127.0.0.1:${(server._http.address() as AddressInfo).port}/user/ann/`;
     return server;
   }
 
@@ -80,10 +82,6 @@ export class TestServer {
         response.end();
       }
     };
-  }
-
-  get baseUrl(): string {
-    return `http://127.0.0.1:${(this._http.address() as AddressInfo).port}/user/ann/`;
   }
 
   get wsUrl(): string {
