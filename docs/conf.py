@@ -16,7 +16,7 @@ version = release = __version__
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
-html_title = "jupyter_token_ws"
+html_title = "Jupyter token-ws"
 html_copy_source = False
 # Anchors of headings as on GitHub, so that a link works here and there.
 myst_heading_anchors = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 def _setting(name: str) -> Any:
     """The default of an option: written down once."""
     return getattr(GuardOptions(), name)
+
+
+def _not_negative(trait: str, number: float) -> None:
+    if number < 0 or not math.isfinite(number):
+        raise TraitError(f"TokenWebSocketApp.{trait} must be finite and not negative: {number}")
 
 
 def _compile(trait: str, pattern: str) -> None:
@@ -127,16 +133,18 @@ class TokenWebSocketApp(ExtensionApp):
         "refusal_linger",
         "drain_timeout",
     )
-    def _not_negative(self, proposal: Any) -> Any:
-        if proposal["value"] < 0:
-            raise TraitError(f"TokenWebSocketApp.{proposal['trait'].name} must not be negative")
+    def _number(self, proposal: Any) -> Any:
+        _not_negative(proposal["trait"].name, proposal["value"])
         return proposal["value"]
 
     @validate("exclude_paths", "open_timeouts")
     def _patterns(self, proposal: Any) -> Any:
-        for pattern in proposal["value"]:
-            _compile(proposal["trait"].name, pattern)
-        return proposal["value"]
+        name, value = proposal["trait"].name, proposal["value"]
+        for pattern in value:
+            _compile(name, pattern)
+        for seconds in value.values() if isinstance(value, dict) else ():
+            _not_negative(name, seconds)
+        return value
 
     @property
     def _application(self) -> web.Application:
@@ -162,6 +170,15 @@ class TokenWebSocketApp(ExtensionApp):
             drain_timeout=self.drain_timeout,
         )
 
+    def _link_jupyter_server_extension(self, serverapp: ServerApp) -> None:
+        """Read the configuration. An error in it ends the server, as one in its own does: upstream
+        would go on with all our options at their defaults, open where they were meant to be shut."""
+        try:
+            super()._link_jupyter_server_extension(serverapp)
+        except TraitError as error:
+            serverapp.log.critical("Bad config encountered during initialization: %s", error)
+            serverapp.exit(1)
+
     def initialize_settings(self) -> None:
         """The guard of this server."""
         self.guard = Guard(self._application, self.options(), self.log)
@@ -181,4 +198,8 @@ class TokenWebSocketApp(ExtensionApp):
 
     async def stop_extension(self) -> None:
         """The server ends: tell every socket."""
-        await self.guard.drain()
+        guard: Guard | None = getattr(self, "guard", None)
+        if (
+            guard is not None
+        ):  # also called where loading failed, and an error keeps the server alive
+            await guard.drain()

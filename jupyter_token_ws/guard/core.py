@@ -78,7 +78,7 @@ class Guard:
         self.options = options = options or GuardOptions()
         self.log = log or logging.getLogger("jupyter_token_ws")
         self.digest = Digester()
-        self.registry = Registry()
+        self.registry = Registry(self.log)
         self.sessions = SessionClaims()
         self.refusals = RefusalBudget(
             options.max_refusals_open, options.refusal_burst, options.refusal_window
@@ -166,13 +166,19 @@ class Guard:
         """Close every socket because the server ends, and refuse new ones from now on."""
         self.draining = True
         for handler in list(self.opening):
-            handler.refuse_opening("draining", RETRY_AFTER_DRAINING)
+            self._refuse_draining(handler)
         if len(self.registry):
             self.log.info("Closing %d websockets", len(self.registry))
         self.registry.close_all("draining", RETRY_AFTER_DRAINING)
         if not await self.registry.wait_empty(self.options.drain_timeout):
             self.log.info("%d websockets did not answer the close", len(self.registry))
         self.keepalive.stop()
+
+    def _refuse_draining(self, handler: Opening) -> None:
+        try:
+            handler.refuse_opening("draining", RETRY_AFTER_DRAINING)
+        except Exception:  # whatever a handler raises: the server would never end
+            self.log.exception("Cannot refuse a websocket that is opening")
 
     def _on_tick(self) -> None:
         kernel_manager: Any = self.application.settings.get("kernel_manager")
@@ -185,7 +191,7 @@ class Guard:
                 and socket.kernel not in kernel_manager
             ):
                 socket.kernel = None
-                socket.close("gone")
+                self.registry.close(socket, "gone")
         self.sessions.forget(kernel_manager)
 
     def _on_drop(self, socket: OpenSocket, silence: float) -> None:

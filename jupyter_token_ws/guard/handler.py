@@ -308,7 +308,7 @@ class _Guarded(WebSocketHandler):
         if not isinstance(self, KernelWebsocketHandler) or self._known_user() is None:
             return
         kernel_id = self.path_kwargs.get("kernel_id", "")
-        session_id = kernels.session_id(self.request)
+        session_id = kernels.session_id(self)
         if session_id is None:
             return
         sessions, principal = self._token_ws_guard.sessions, self._token_ws_handshake.principal

@@ -428,7 +428,7 @@ def cookies_undone(handler: web.RequestHandler) -> Iterator[Any]:
     """Undo what the provider does to cookies meanwhile, unless the yielded function is called (C2.5)."""
     private = cast("Any", handler)
     before = dict(getattr(private, "_new_cookie", {}))
-    raw = private._headers.get_list("Set-Cookie")
+    raw = list(private._headers.get_list("Set-Cookie"))
     kept = False
 
     def keep() -> None:

@@ -125,8 +125,6 @@ class Keepalive:
         now, wall = self._clock(), self._wall()
         gap = max(now - self._last_tick, wall - self._last_wall)
         self._last_tick, self._last_wall = now, wall
-        if self._on_tick is not None:
-            self._on_tick()
         if self.interval > 0:
             # The machine slept, or the loop was blocked: nobody could have answered, so ask first.
             slept = gap > self.tick_interval + self._patience / 2
@@ -134,6 +132,8 @@ class Keepalive:
                 self._look(socket, now, slept)
         if not len(self._registry):
             self.stop()
+        if self._on_tick is not None:
+            self._on_tick()
 
     def _look(self, socket: OpenSocket, now: float, slept: bool) -> None:
         connection: Any = socket.handler.ws_connection

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from tornado import web
+
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
     from tornado.websocket import WebSocketHandler
@@ -57,10 +59,11 @@ class SessionClaims:
         if claim is None or handler not in claim.handlers:
             return
         claim.handlers.remove(handler)
+        if opened:
+            # Also while another handshake holds the claim: that one may fail yet.
+            self._away[key[0]] = (key[1], claim.principal)
         if not claim.handlers:
             del self._claims[key]
-            if opened:
-                self._away[key[0]] = (key[1], claim.principal)
 
     def replaced(self, handler: WebSocketHandler, key: Key) -> bool:
         """Whether a newer connection of the same session is about to take over from ``handler``."""
@@ -77,10 +80,15 @@ class SessionClaims:
         return principal if session_id == key[1] else None
 
 
-def session_id(request: HTTPServerRequest) -> str | None:
-    """The ``session_id`` as upstream reads it: the last one, stripped; empty is none."""
-    values = request.arguments.get("session_id")
-    return (values[-1].decode("utf-8", "replace").strip() or None) if values else None
+def session_id(handler: web.RequestHandler) -> str | None:
+    """The ``session_id`` as upstream reads it; ``None`` without one that can be read.
+
+    It must be tornado's own reading: whoever finds another spelling of an id takes it over.
+    """
+    try:
+        return handler.get_argument("session_id", None) or None
+    except web.HTTPError:
+        return None  # upstream asks again and answers 400
 
 
 def change_session_id(request: HTTPServerRequest) -> str:

@@ -7,7 +7,9 @@ closes them by slug.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -61,7 +63,8 @@ class OpenSocket:
 class Registry:
     """All open sockets of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: logging.Logger | None = None) -> None:
+        self._log = log or logging.getLogger("jupyter_token_ws")
         self._sockets: dict[WebSocketHandler, OpenSocket] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -92,15 +95,27 @@ class Registry:
         """The sockets of one principal."""
         return [socket for socket in self if socket.principal == principal]
 
+    def close(self, socket: OpenSocket, slug: str, retry_after: int | None = None) -> None:
+        """Close a socket with a reason, one way or another: a handler whose own ``close`` fails must
+        not keep the caller from the next one. Raises ``KeyError`` for a slug that is not in the table.
+        """
+        if slug not in REASONS:
+            raise KeyError(slug)
+        try:
+            socket.close(slug, retry_after)
+        except Exception:  # noqa: BLE001 - whatever a handler raises
+            self._log.exception("Cannot close websocket %s, cutting it", socket.path)
+            if socket.stream is not None:
+                socket.stream.close()
+
     def close_all(self, slug: str, retry_after: int | None = None) -> None:
         """Close every socket with a reason."""
         for socket in self:
-            socket.close(slug, retry_after)
+            self.close(socket, slug, retry_after)
 
     async def wait_empty(self, timeout: float) -> bool:
         """Wait until no socket is open, ``timeout`` seconds at most; false when that ran out."""
-        try:
-            await asyncio.wait_for(self._empty.wait(), timeout)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        if self._sockets and timeout > 0:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), timeout)
+        return not self._sockets

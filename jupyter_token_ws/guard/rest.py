@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -29,6 +30,7 @@ SCHEMA = f"{API}/capabilities.schema.json"
 PAGE_CONFIG = "tokenWebSocket"
 """Under which name JupyterLab and Notebook pages carry the document."""
 
+_PLACEHOLDER = re.compile(r"\{\w+\}")
 _ANSWER_HEADERS = ", ".join(
     (versions.HEADER, versions.SUPPORTED_HEADER, "ETag", "Link", "Retry-After")
 )
@@ -52,7 +54,11 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
             token_in_url=options.allow_token_in_url,
             max_token_size=options.max_token_size,
             close_reasons=options.close_reasons,
-            sockets=socket_templates(handler.application),
+            sockets=tuple(
+                template
+                for template in socket_templates(handler.application)
+                if guard.covers(base_path + _PLACEHOLDER.sub("x", template))
+            ),
             keepalive_interval=options.keepalive_interval,
             keepalive_timeout=options.keepalive_timeout,
         )
@@ -84,22 +90,44 @@ def add_to_pages(settings: dict[str, Any]) -> None:
 class ApiHandler(JupyterHandler):
     """What our REST paths have in common: versions, JSON errors, CORS as the server's."""
 
+    _version = versions.API_VERSIONS[0]
+
     async def prepare(self) -> None:  # type: ignore[override] # upstream's argument is for websockets
-        """Negotiate the version before anything else is looked at."""
+        """Negotiate the version. The method comes first: which there are is no secret, so strangers
+        are not told to sign in for one that there is not."""
         supported = versions.negotiate(self.request.headers.get(versions.HEADER))
-        self._version = supported or versions.API_VERSIONS[0]
+        if supported is not None:
+            self._version = supported
+        if self.request.method not in self._methods():
+            raise web.HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
+        kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if self.request.body and kind != "application/json":
+            raise web.HTTPError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        await super().prepare()
         self._common_headers()
         if supported is None:
             self.set_status(HTTPStatus.UNPROCESSABLE_ENTITY)
             self.set_header(versions.SUPPORTED_HEADER, ", ".join(versions.API_VERSIONS))
             self.finish(versions.unsupported_document())
-            return
-        await super().prepare()
+
+    def _methods(self) -> list[str]:
+        """What the handler has, among what a request may ask for."""
+        return [
+            method
+            for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower())
+            is not getattr(web.RequestHandler, method.lower())
+        ]
 
     def _common_headers(self) -> None:
-        self.set_header(versions.HEADER, getattr(self, "_version", versions.API_VERSIONS[0]))
+        self.set_header(versions.HEADER, self._version)
         self.set_header("Vary", "Host, Origin")
-        self.set_header("Access-Control-Expose-Headers", _ANSWER_HEADERS)
+        self._extend_header("Access-Control-Expose-Headers", _ANSWER_HEADERS)
+
+    def _extend_header(self, name: str, ours: str, default: str = "") -> None:
+        """Add to what the server's configuration says of a header."""
+        configured = self.settings.get("headers", {}).get(name, default)
+        self.set_header(name, f"{configured}, {ours}" if configured else ours)
 
     @property
     def content_security_policy(self) -> str:
@@ -109,20 +137,26 @@ class ApiHandler(JupyterHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Errors are JSON: ``{"status": slug, "message": text}``."""
         error = kwargs.get("exc_info", (None, None))[1]
+        retry_after: int | None = None
         if isinstance(error, Refused):
-            slug = error.slug
+            slug, retry_after = error.slug, error.retry_after
         else:
             slug = "forbidden" if status_code in (401, 403) else slug_for_status(status_code)
         self._common_headers()
-        self.finish(error_document(REASONS[slug]))
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self._methods()))
+        if retry_after is not None:
+            self.set_header("Retry-After", str(retry_after))
+        self.finish(error_document(REASONS[slug], retry_after))
 
     @allow_unauthenticated
     def options(self, *args: Any, **kwargs: Any) -> None:
         """The preflight of a page on another origin."""
-        self.set_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
-        self.set_header(
+        self.set_header("Access-Control-Allow-Methods", ", ".join(self._methods()))
+        self._extend_header(
             "Access-Control-Allow-Headers",
-            f"accept, content-type, authorization, x-xsrftoken, {versions.HEADER.lower()}",
+            versions.HEADER.lower(),
+            default="accept, content-type, authorization, x-xsrftoken",
         )
         self.set_status(HTTPStatus.NO_CONTENT)
         self.finish()

@@ -71,7 +71,7 @@ def capabilities_document(facts: Facts) -> dict[str, Any]:
 
 def capabilities_schema() -> dict[str, Any]:
     """The JSON Schema of the document, as shipped in the package."""
-    text = files(__package__).joinpath("capabilities.schema.json").read_text(encoding="utf-8")
+    text = files(__package__).joinpath("capabilities.schema.json").read_bytes()
     schema: dict[str, Any] = json.loads(text)
     return schema
 

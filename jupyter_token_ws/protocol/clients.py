@@ -69,11 +69,10 @@ def within_base(base_url: str, url: str) -> bool:
     return _CLIMBS.search(path) is None and f"{path}/".startswith(prefix)
 
 
-def _place(url: re.Match[str]) -> tuple[bool, str, int]:
-    """Whether it is encrypted, host, port."""
-    scheme = url["scheme"].lower()
-    port = int(url["port"]) if url["port"] else _DEFAULT_PORTS[scheme]
-    return scheme in ("https", "wss"), url["host"].lower(), port
+def _place(url: re.Match[str]) -> tuple[int, str, int]:
+    """The scheme's default port, which stands for its security; the host; the port."""
+    default = _DEFAULT_PORTS[url["scheme"].lower()]
+    return default, url["host"].lower(), int(url["port"] or default)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def addresses(asked: str, capabilities: Mapping[str, Any] | None) -> Addresses:
     does not say, or says of another place, follows from ``asked``.
     """
     base_url = asked.rstrip("/") + "/"
-    ws_url = re.sub("^http", "ws", base_url, flags=re.IGNORECASE)
+    ws_url = f"ws{base_url[len('http') :]}"
     told = capabilities or {}
     return Addresses(
         base_url=_told(told.get("base_url"), base_url, ("http:", "https:")),

@@ -85,7 +85,7 @@ def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZ
         else:
             visible.append(name)
     token: str | None = None
-    malformed = len(bearing) > 1
+    malformed = bool(bearing)
     if len(bearing) == 1:
         version, encoded = bearing[0].groups()
         known = version == "1" and bearing[0].start() == 0
@@ -147,7 +147,7 @@ def decode_token(encoded: str, max_token_size: int = MAX_TOKEN_SIZE) -> str | No
     if len(encoded) > max_token_size or not encoded.isascii() or _BAD_PERCENT.search(encoded):
         return None
     try:
-        token = unquote_to_bytes(encoded).decode("utf-8")
+        token = unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError:
         return None
     return None if _CONTROL.search(token) else token

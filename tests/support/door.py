@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
+from tornado import web
 from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws.guard.core import SETTING, Guard
@@ -34,17 +35,17 @@ class Answer:
 
 
 class Socket(WebSocketMixin, WebSocketHandler, JupyterHandler):
-    """A websocket like those of jupyter_server: echoes, and keeps what a test may want to look at."""
+    """A websocket like those of jupyter_server: asks for a user, then echoes.
 
-    last: Socket | None = None
+    Registered with a list as ``seen``, it adds itself to that.
+    """
 
-    def initialize(self, **_: Any) -> None:
-        type(self).last = self
+    def initialize(self, seen: list[Socket] | None = None) -> None:
+        if seen is not None:
+            seen.append(self)
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         if self.current_user is None:
-            from tornado import web
-
             raise web.HTTPError(403)
         await super().get(*args, **kwargs)
 

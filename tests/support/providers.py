@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jupyter_server.auth.identity import IdentityProvider, User
 from jupyter_server.auth.login import LegacyLoginHandler
 from jupyter_server.auth.security import passwd
-from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 from tornado.web import create_signed_value
-from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws.protocol.subprotocols import offer_subprotocols
 
@@ -111,18 +109,13 @@ class PlainLegacyLogin(LegacyLoginHandler):
     """A login handler of that time which changed the page only."""
 
 
-class OldSocket(JupyterHandler, WebSocketHandler):
-    """Overrides ``get_current_user``, which the base provider still lets pass."""
+class OldWay(web.RequestHandler):
+    """Overrides ``get_current_user``, which upstream lets pass under the base provider."""
 
     def get_current_user(self) -> Any:
         if self.request.headers.get("Authorization") == f"Bearer {TOKEN}":
             return USER
-        return self.get_cookie("session") == "of-ann" and USER
-
-    async def get(self, *args: Any, **kwargs: Any) -> None:
-        if self.current_user is None:
-            raise web.HTTPError(403)
-        await super().get(*args, **kwargs)
+        return USER if session_user(self) else None
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_C4_6_document_says_what_was_set():
         close_reasons="always",
         sockets=(),
         keepalive_interval=0.5,
-        keepalive_timeout=2,
+        keepalive_timeout=0.9,
         features=frozenset({Feature.BRIDGE}),
     )
     document = capabilities_document(facts)
@@ -111,7 +111,7 @@ def test_C4_6_document_says_what_was_set():
     assert document["reasons"]["mode"] == "always"
     assert document["reasons"]["codes"] == {"4507": {"backlog_full": "retry"}}
     assert document["sockets"] == []
-    assert document["keepalive"] == {"interval": 0.5, "timeout": 2}
+    assert document["keepalive"] == {"interval": 0.5, "timeout": 0.9}
 
 
 @pytest.mark.parametrize(
@@ -330,8 +330,7 @@ def test_C4_6_path_made_from_a_template_takes_the_route(parts, base):
         ([], ()),
         (["b", "a", "b"], ("a", "b")),
         (["b", None, "", "a"], ("a", "b")),
-        (iter(["x"]), ("x",)),
     ],
 )
 def test_C4_6_templates_are_listed_once_and_in_order(templates, expected):
-    assert sorted_templates(templates) == expected
+    assert sorted_templates(templates) == sorted_templates(iter(templates)) == expected

@@ -14,6 +14,7 @@ from jupyter_token_ws.protocol.reasons import (
     Closed,
     Feature,
     Reason,
+    _table,
     error_document,
     parse_close,
     published,
@@ -42,6 +43,11 @@ def test_C3_1_C3_3_C3_4_row_of_the_table(case):
 
 def test_C3_1_table_has_no_other_rows():
     assert list(REASONS) == [case["name"] for case in load("reasons")["table"]]
+
+
+def test_C3_1_table_is_made_of_its_rows():
+    """`make mutation` changes functions that run in a test; this one runs when it is imported."""
+    assert list(_table().items()) == list(REASONS.items())
 
 
 def test_C3_1_table_cannot_be_changed():

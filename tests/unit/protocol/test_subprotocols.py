@@ -80,6 +80,18 @@ def test_C1_2_names_in_full():
     assert KERNEL == "v1.kernel.websocket.jupyter.org"
 
 
+def test_C1_2_dots_are_dots():
+    parts = f"{MARKER}.abc".split(".")
+    assert is_token_bearing(".".join(parts))
+    for index in range(1, len(parts)):
+        assert not is_token_bearing(f"{'.'.join(parts[:index])}x{'.'.join(parts[index:])}")
+
+
+def test_C1_3_whole_entry_is_judged():
+    assert parse_offer([f"{MARKER}.abc\n"]).malformed
+    assert parse_offer([f"{MARKER}.abc\nd"]).malformed
+
+
 def test_C1_3_default_limit_of_a_token():
     assert MAX_TOKEN_SIZE == 4096
     assert decode_token("a" * 4096) == "a" * 4096

@@ -1,0 +1,359 @@
+"""The programs on the documentation's pages, as they stand there, against real servers.
+
+What a page says the server or a program prints is compared with what is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jupyter_token_ws.app import TokenWebSocketApp
+from jupyter_token_ws.guard.core import GuardOptions
+from tests.plugins.programs import requires, requires_node_package
+from tests.support import process
+from tests.support.pages import ROOT, blocks, replace, save
+from tests.support.process import TOKEN, Server, free_port, run, start_server
+from tests.support.waiting import until
+
+QUICKSTART = "docs/tutorial/quickstart.md"
+CLIENT = "docs/how-to/use-it-from-your-client.md"
+AUTHORS = "docs/how-to/close-with-a-reason.md"
+CONFIGURE = "docs/how-to/configure.md"
+SETTINGS = "docs/reference/configuration.md"
+
+MISSING = "00000000-0000-0000-0000-000000000000"
+REJECTED = "closed 4403 token_rejected: the token is not valid here"
+
+
+def environment(token: str) -> dict[str, str]:
+    return {**os.environ, "JUPYTER_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+
+
+def output(command: Sequence[str | Path], folder: Path, token: str = TOKEN) -> str:
+    """What a program prints. It must end by itself, and well."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment(token),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def says(page: str, text: str) -> str:
+    """The text, which must stand on the page as output."""
+    assert text in blocks(page, "text"), f"{page} does not say this:\n{text}"
+    return text
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    with start_server(tmp_path_factory.mktemp("docs")) as server:
+        yield server
+
+
+@pytest.fixture
+def node(tmp_path) -> list[str]:
+    """Node 20 has no WebSocket: give it the one of `ws`, as the page says."""
+    modules = requires_node_package("ws")
+    preload = tmp_path / "ws.mjs"
+    preload.write_text(
+        f'import WebSocket from "{(modules / "ws" / "wrapper.mjs").as_uri()}";\n'
+        "globalThis.WebSocket = WebSocket;\n"
+    )
+    return [requires("node", "nodejs"), "--import", preload.as_uri()]
+
+
+# -- README ------------------------------------------------------------------------------------------
+
+
+def readme(language: str, folder: Path, server: Server, token: str) -> Path:
+    (block,) = blocks("README.md", language)
+    path = folder / {"javascript": "ten.mjs", "python": "ten.py"}[language]
+    path.write_text(block, encoding="utf-8")
+    replace(path, {"ws://localhost:8888/": server.ws_url, '"your token"': repr(token)})
+    return path
+
+
+@contextmanager
+def command(language: str, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    yield [sys.executable] if language == "python" else request.getfixturevalue("node")
+
+
+@pytest.mark.parametrize("language", ["javascript", "python"])
+def test_readme_is_refused_with_a_wrong_token(language, request, tmp_path, server):
+    path = readme(language, tmp_path, server, "wrong")
+    with command(language, request) as interpreter:
+        printed = output([*interpreter, path], tmp_path).splitlines()
+    assert printed == ["open, answered v1.reason.websocket.jupyter.org", REJECTED]
+    assert f"`{REJECTED}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("language", ["javascript", "python"])
+def test_readme_opens_and_hears_the_end(language, request, tmp_path):
+    log = tmp_path / "printed"
+    token = "a (token) with, 100% of what /needs/ encoding; é"
+    with (
+        start_server(tmp_path, token=token) as server,
+        command(language, request) as interpreter,
+        run([*interpreter, str(readme(language, tmp_path, server, token))], log) as process,
+    ):
+        until(lambda: "open" in log.read_text(), "the socket to open")
+        server.stop()
+        assert process.wait(30) == 0
+    assert log.read_text().splitlines() == [
+        "open, answered v1.token.websocket.jupyter.org",
+        "closed 4503 draining;retry_after=1: the server is shutting down",
+    ]
+
+
+# -- the quickstart ----------------------------------------------------------------------------------
+
+
+def test_quickstart(tmp_path, server):
+    assert save(QUICKSTART, tmp_path) == ["cell.py"]
+    cell = tmp_path / "cell.py"
+    replace(cell, {"ws://localhost:8888/": server.ws_url})
+    kernel = server.start_kernel()
+    printed = output([sys.executable, cell, kernel], tmp_path)
+    assert printed == says(QUICKSTART, "open, answered v1.token.websocket.jupyter.org\n42\n")
+    refused = "open, answered v1.reason.websocket.jupyter.org\n"
+    printed = output([sys.executable, cell, kernel], tmp_path, "wrong")
+    assert printed == says(QUICKSTART, f"{refused}{REJECTED}\nadvice: authenticate\n")
+    printed = output([sys.executable, cell, MISSING], tmp_path)
+    gone = "closed 4404 not_found: there is nothing here by that name"
+    assert printed == says(QUICKSTART, f"{refused}{gone}\nadvice: stop\n")
+    line = f"Refused websocket: 4403 token_rejected /api/kernels/{kernel}/channels from 127.0.0.1"
+    assert f"TokenWebSocketApp] {line}" in server.log()
+    (shown,) = [block for block in blocks(QUICKSTART, "text") if "Refused websocket" in block]
+    (id_on_page,) = re.findall(r"KERNEL=(\S+)", (ROOT / QUICKSTART).read_text(encoding="utf-8"))
+    assert shown.endswith(line.replace(kernel, id_on_page) + "\n")
+
+
+def test_quickstart_shows_the_capabilities_as_they_begin(server):
+    printed = subprocess.run(
+        [sys.executable, "-m", "jupyter_token_ws.cli", "capabilities", server.url],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.replace(f"//{server.host}:{server.port}/", "//localhost:8888/")
+    (shown,) = [block for block in blocks(QUICKSTART, "json") if "api_versions" in block]
+    assert printed.startswith(shown)
+
+
+# -- a client of one's own ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(tmp_path) -> Path:
+    """The folder of somebody who saved every file of the page."""
+    folder = tmp_path / "client"
+    folder.mkdir()
+    assert save(CLIENT, folder) == [
+        "jupyter_socket.py",
+        "watch.py",
+        "jupyter-socket.mjs",
+        "cell.mjs",
+        "page.html",
+    ]
+    (folder / "watch.mjs").write_text(
+        'import { watch } from "./jupyter-socket.mjs";\n'
+        "await watch(process.argv[2], process.env.JUPYTER_TOKEN, console.log);\n"
+    )
+    return folder
+
+
+ONE_CELL = "open, answered v1.token.websocket.jupyter.org\n42\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "file"), [("python", "jupyter_socket.py"), ("javascript", "cell.mjs")]
+)
+def test_client_runs_a_cell(language, file, request, client, server):
+    with command(language, request) as interpreter:
+        printed = output([*interpreter, file, server.url], client)
+    assert printed == says(CLIENT, ONE_CELL)
+
+
+@pytest.mark.parametrize(
+    ("language", "file"), [("python", "watch.py"), ("javascript", "watch.mjs")]
+)
+def test_client_stops_where_trying_again_cannot_help(language, file, request, client, server):
+    with command(language, request) as interpreter:
+        printed = output([*interpreter, file, server.url], client, "wrong")
+    assert printed == says(CLIENT, f"open\n{REJECTED}\n")
+
+
+@pytest.mark.parametrize(
+    ("language", "file"), [("python", "watch.py"), ("javascript", "watch.mjs")]
+)
+def test_client_comes_back_when_the_server_does(
+    language, file, request, client, tmp_path, monkeypatch
+):
+    log = tmp_path / "printed"
+    first = start_server(tmp_path, name="first")
+    monkeypatch.setattr(process, "free_port", lambda: first.port)
+    with (
+        first,
+        command(language, request) as interpreter,
+        run([*interpreter, file, first.url], log, cwd=client, env=environment(TOKEN)),
+    ):
+        until(lambda: "open" in log.read_text(), "the socket to open")
+        first.stop()
+        until(lambda: "closed 4503 draining;retry_after=1" in log.read_text(), "the close")
+        with start_server(tmp_path, name="second"):
+            until(lambda: log.read_text().count("open\n") == 2, "the socket to open again", 40)
+
+
+def test_functions_of_the_package(tmp_path):
+    (program,) = [block for block in blocks(CLIENT, "python") if "within_base(" in block]
+    (tmp_path / "program.py").write_text(program)
+    says(CLIENT, output([sys.executable, "program.py"], tmp_path))
+
+
+# -- an extension of one's own -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory) -> Path:
+    """The folder of somebody who saved every file of the page."""
+    folder = tmp_path_factory.mktemp("authors")
+    assert save(AUTHORS, folder) == ["my_echo.py", "knock.py", "my_handler.py", "plain.py"]
+    # What makes an extension of a handler stands in the first example only.
+    (folder / "my_busy.py").write_text(
+        "from my_echo import _load_jupyter_server_extension as load, url_path_join\n"
+        "from my_handler import Busy\n\n\n"
+        "def _jupyter_server_extension_points():\n"
+        "    return [{'module': 'my_busy'}]\n\n\n"
+        "def _load_jupyter_server_extension(serverapp):\n"
+        "    path = url_path_join(serverapp.base_url, 'my-echo/busy/now')\n"
+        "    serverapp.web_app.add_handlers('.*$', [(path, Busy)])\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extended(authors, tmp_path_factory) -> Iterator[Server]:
+    """A server with the page's extensions."""
+    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{authors}"}
+    extensions = {"my_echo": True, "my_busy": True}
+    folder = tmp_path_factory.mktemp("extended")
+    with start_server(folder, extensions=extensions, env=path) as server:
+        replace(authors / "knock.py", {"ws://localhost:8888/": server.ws_url})
+        yield server
+
+
+def test_extension_lets_in(authors, extended):
+    printed = output([sys.executable, "knock.py", "lobby"], authors)
+    assert printed == says(AUTHORS, "you came in by subprotocol\nhello\n")
+
+
+def test_extension_refuses(authors, extended):
+    printed = output([sys.executable, "knock.py", "attic"], authors)
+    printed += output([sys.executable, "knock.py", "closed"], authors)
+    assert printed == says(
+        AUTHORS,
+        "4404 not_found: there is nothing here by that name\n"
+        "4503 unavailable;retry_after=60: a part of the server is not available\n",
+    )
+
+
+def test_extension_closes_when_it_has_enough(authors, extended):
+    """The room's third guest."""
+    program = authors / "three.py"
+    program.write_text(
+        "import asyncio, os, sys\n"
+        "from jupyter_token_ws.protocol.subprotocols import offer_subprotocols\n"
+        "from websockets.asyncio.client import connect\n"
+        "from websockets.exceptions import ConnectionClosed\n"
+        "async def main(url):\n"
+        "    offer = offer_subprotocols(token=os.environ['JUPYTER_TOKEN'])\n"
+        "    async with connect(url, subprotocols=offer) as one, connect(url, subprotocols=offer) as two:\n"
+        "        await one.recv(), await two.recv()\n"
+        "        async with connect(url, subprotocols=offer) as three:\n"
+        "            await three.recv()\n"
+        "            await three.wait_closed()\n"
+        "            print(three.close_code, three.close_reason)\n"
+        "asyncio.run(main(sys.argv[1]))\n"
+    )
+    printed = output([sys.executable, program, f"{extended.ws_url}my-echo/lobby"], authors)
+    assert printed == "4429 too_many_connections;retry_after=10: too many connections\n"
+
+
+def test_extension_without_a_hard_dependency(authors, extended):
+    program = authors / "knock_busy.py"
+    program.write_text((authors / "knock.py").read_text())
+    printed = output([sys.executable, program, "busy/now"], authors)
+    assert printed == (
+        "subprotocol\n4503 unavailable;retry_after=5: a part of the server is not available\n"
+    )
+
+
+@pytest.mark.parametrize("room", ["lobby", "attic", "closed", "busy/now"])
+def test_extension_lets_nobody_in_without_a_token(room, authors, extended):
+    printed = output([sys.executable, "knock.py", room], authors, "wrong")
+    assert printed == f"{REJECTED.removeprefix('closed ')}\n"
+
+
+def test_tornado_application(authors, extended, tmp_path):
+    port = free_port()
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    save(AUTHORS, folder)
+    replace(folder / "knock.py", {"localhost:8888": f"localhost:{port}"})
+    log = tmp_path / "plain.log"
+    variables = {**environment(TOKEN), "PORT": str(port)}
+    with run([sys.executable, "plain.py"], log, cwd=folder, env=variables):
+        until(lambda: "listening" in log.read_text(), "the application")
+        printed = output([sys.executable, "knock.py", "lobby"], folder)
+        assert printed == says(AUTHORS, "you are ann\nhello\n")
+        printed = output([sys.executable, "knock.py", "lobby"], folder, "wrong")
+        assert printed == f"{REJECTED.removeprefix('closed ')}\n"
+
+
+# -- configuration -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [CONFIGURE, SETTINGS])
+def test_settings_are_understood(page, tmp_path):
+    """Every setting on the page at once, in the file that the page names."""
+    settings = [b for b in blocks(page, "python") if b.startswith("# jupyter_server_config.py\n")]
+    assert settings
+    config = tmp_path / "jupyter_server_config.py"
+    config.write_text("".join(settings))
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter_server", f"--config={config}", "--show-config-json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(done.stdout)["TokenWebSocketApp"]
+    assert set(ours) == set(re.findall(r"c\.TokenWebSocketApp\.(\w+) =", "".join(settings)))
+    assert set(ours) <= set(GuardOptions.__dataclass_fields__)
+    TokenWebSocketApp(**ours)  # raises for a wrong value
+
+
+def test_proxy_settings_of_jupyter_exist():
+    from jupyter_server.serverapp import ServerApp
+
+    named: set[str] = set()
+    for page in (CONFIGURE, SETTINGS, CLIENT):
+        named |= set(re.findall(r"ServerApp\.(\w+)", (ROOT / page).read_text(encoding="utf-8")))
+    assert len(named) > 4
+    assert named <= set(ServerApp.class_trait_names())
