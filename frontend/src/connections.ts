@@ -28,7 +28,7 @@ export type Cause =
   | 'credential_refused'
   /** The browser did not even try, for instance `ws` from an `https` page. */
   | 'not_attempted'
-  /** The server tells no reasons, so nothing more can be said. */
+  /** Nothing more can be said: the server tells no reasons, or this page may not read what it answers. */
   | 'unknown';
 
 export interface ConnectionOptions {
@@ -266,17 +266,18 @@ export class Connections {
     let found: Capabilities | null;
     try {
       found = await this._preflight('no-store');
-    } catch {
-      return 'server_down';
+    } catch (error) {
+      return error instanceof TypeError && (await this._answers()) ? 'unknown' : 'server_down';
     }
     if (found) {
       // The extension may have come since. That it is gone is not believed: no downgrade.
       this._asked = Promise.resolve(found);
     }
-    if (await this._isRefused(credential)) {
+    const admitted = await this._admits(credential);
+    if (admitted === false) {
       return 'credential_refused';
     }
-    return found?.reasons ? 'websockets_blocked' : 'unknown';
+    return admitted && found?.reasons ? 'websockets_blocked' : 'unknown';
   }
 
   private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
@@ -291,8 +292,22 @@ export class Connections {
     return found;
   }
 
-  /** Whether plain requests with this credential are turned away. */
-  private async _isRefused(credential: Credential): Promise<boolean> {
+  /**
+   * Whether anything is there that answers. A page of another origin may not read what, and the browser
+   * does not say that this was the reason for an error.
+   */
+  private async _answers(): Promise<boolean> {
+    try {
+      const options = { mode: 'no-cors', credentials: 'omit', cache: 'no-store' } as const;
+      const response = await this._get(CAPABILITIES_PATH, options);
+      return response.type === 'opaque' || response.ok;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Whether plain requests with this credential are admitted; `null` where that cannot be found out. */
+  private async _admits(credential: Credential): Promise<boolean | null> {
     try {
       const byToken = { credentials: 'omit', headers: { Authorization: `token ${this.token}` } } as const;
       const response = await this._get(WHO_AM_I_PATH, {
@@ -300,9 +315,12 @@ export class Connections {
         redirect: 'manual', // to a login page
         ...(credential === 'token' ? byToken : { credentials: 'include' })
       });
-      return response.type === 'opaqueredirect' || [301, 302, 303, 307, 401, 403].includes(response.status);
+      if (response.type === 'opaqueredirect' || [301, 302, 303, 307, 401, 403].includes(response.status)) {
+        return false;
+      }
+      return response.ok || null;
     } catch {
-      return false; // not known
+      return null;
     }
   }
 

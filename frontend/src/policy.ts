@@ -67,6 +67,11 @@ export class PathState {
       this.notBefore = now + (closed.retryAfter ?? 0) + longest * random;
       return { action: 'wait', notBefore: this.notBefore };
     }
+    return this.park(closed);
+  }
+
+  /** Nothing helps until the user acts. */
+  park(closed: Closed): Decision {
     this.parked = closed;
     return { action: 'park' };
   }

@@ -40,7 +40,11 @@ type Handlers = {
 interface Own {
   readonly path: string;
   readonly credential: Credential;
+  /** How the attempt before this one ended, with the other credential. */
+  readonly before: { readonly closed: Closed; readonly end: End } | null;
 }
+
+type End = Pick<CloseEvent, 'code' | 'reason' | 'wasClean'>;
 
 /** A subprotocol's characters (RFC 6455 section 4.1, the tokens of RFC 2616). */
 const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
@@ -209,18 +213,18 @@ export class TokenSocket extends EventTarget {
     const capabilities = await connections.capabilities().catch(() => undefined);
     if (connections.declares(path, capabilities)) {
       const first = connections.state(path).first(connections.cookies, connections.token !== '');
-      await this._connect(path, first);
+      await this._connect(path, first, null);
     } else {
       this._attempt(this.url, this._protocols, null);
     }
   }
 
-  private async _connect(path: string, credential: Credential): Promise<void> {
+  private async _connect(path: string, credential: Credential, before: Own['before']): Promise<void> {
     const connections = this._connections;
     // No answer is not the answer that there are none: then nothing goes into the URL (C2.9).
     const capabilities = await connections.capabilities().catch(() => undefined);
     const token = credential === 'token' ? connections.token : '';
-    const own = { path, credential };
+    const own = { path, credential, before };
     const route =
       capabilities !== undefined
         ? tokenRoute(capabilities, connections.allowTokenInUrl)
@@ -318,10 +322,11 @@ export class TokenSocket extends EventTarget {
     native.onclose = (event: CloseEvent): void => {
       clearTimeout(held);
       inLine(() => {
-        if (this._native === native && !(own && this._settle(own, event, openedAt))) {
+        const end = this._native === native && own ? this._settle(own, event, openedAt) : event;
+        if (this._native === native && end) {
           // A socket that never opened has failed, even where the reason came over a complete handshake.
           const never = openedAt === null;
-          this._end(event.code, event.reason, event.wasClean && !never, failed || never);
+          this._end(end.code, end.reason, end.wasClean && !never, failed || never);
         }
       });
     };
@@ -332,24 +337,32 @@ export class TokenSocket extends EventTarget {
     return data instanceof ArrayBuffer && this._binaryType === 'blob' ? new Blob([data]) : data;
   }
 
-  /** Learn from the end of an attempt; true where this very socket tries once more. */
-  private _settle(own: Own, event: CloseEvent, openedAt: number | null): boolean {
+  /** Learn from the end of an attempt: how the socket ends, or `null` where it tries once more. */
+  private _settle(own: Own, end: End, openedAt: number | null): End | null {
     const connections = this._connections;
     connections.ended(own.path, openedAt === null ? 0 : now() - openedAt);
     if (this._state === CLOSING) {
-      return false; // the application left; what the server says to that changes nothing
+      return end; // the application left; what the server says to that changes nothing
     }
-    const closed = parseClose(event.code, event.reason);
+    const closed = parseClose(end.code, end.reason);
     if (closed) {
-      return this._refused(own, closed, openedAt !== null);
+      return this._refused(own, closed, end, openedAt !== null) ? null : end;
     }
-    if (openedAt === null) {
-      void connections.explain(own.path, own.credential);
+    if (openedAt !== null) {
+      return end;
     }
-    return false;
+    if (own.before) {
+      // Across origins only a token is told reasons: what was said of it holds.
+      connections.state(own.path).park(own.before.closed);
+      connections.emit({ kind: 'parked', path: own.path, closed: own.before.closed });
+      return own.before.end;
+    }
+    void connections.explain(own.path, own.credential);
+    return end;
   }
 
-  private _refused({ path, credential }: Own, closed: Closed, opened: boolean): boolean {
+  /** The server gave a reason; true where this very socket tries once more. */
+  private _refused({ path, credential }: Own, closed: Closed, end: End, opened: boolean): boolean {
     const connections = this._connections;
     const state = connections.state(path);
     connections.emit({ kind: 'refused', path, closed });
@@ -358,7 +371,7 @@ export class TokenSocket extends EventTarget {
       if (opened) {
         return false; // the application knows it as open: it must see the end, and comes back by itself
       }
-      this._guard(this._connect(path, decision.credential));
+      this._guard(this._connect(path, decision.credential, { closed, end }));
       return true;
     }
     if (decision.action === 'park') {

@@ -187,12 +187,44 @@ describe('explanations', () => {
     expect(causes()).toEqual(['credential_refused']);
   });
 
-  it('nothing is said of the credential where that could not be found out', async () => {
+  it.each([404, null])('nothing is said where the credential could not be judged (%s)', async status => {
     const well = server.request;
-    server.request = (request, response) =>
-      request.url?.endsWith('/api/me') ? response.destroy() : well(request, response);
+    server.request = (request, response) => {
+      if (!request.url?.endsWith('/api/me')) {
+        well(request, response);
+      } else if (status === null) {
+        response.destroy();
+      } else {
+        response.writeHead(status).end();
+      }
+    };
     await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
-    expect(causes()).toEqual(['websockets_blocked']);
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('nothing is said where the page may not read the answers', async () => {
+    // As a browser does for a page of another origin that the server does not allow.
+    const fetch = (_address: unknown, options?: RequestInit): Promise<Response> =>
+      options?.mode === 'no-cors'
+        ? Promise.resolve({ type: 'opaque', ok: false } as Response)
+        : Promise.reject(new TypeError('Failed to fetch'));
+    await connections({ fetch }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('nothing is said where a login page stands before the server', async () => {
+    server.request = (request, response) =>
+      request.url === '/login'
+        ? response.end('<html>')
+        : response.writeHead(302, { Location: '/login' }).end();
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('a proxy that has no server behind it is a server that is down', async () => {
+    server.request = (_request, response) => response.writeHead(502).end();
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['server_down']);
   });
 
   it('the server is down', async () => {

@@ -160,6 +160,18 @@ describe('a dead credential', () => {
   });
 });
 
+describe('a dead token across origins', () => {
+  it('C3.4 parks with its own reason, where the cookie’s turn is answered in plain HTTP', async () => {
+    server.answer = knock => (knock.token === null ? { status: 403 } : refusal('token_rejected'));
+    const { connections, TokenWebSocket } = make({ token: () => 'dead' });
+    const end = await next(new TokenWebSocket(server.kernel, KERNEL), 'close');
+    expect([end.code, end.reason.split(':')[0], end.wasClean]).toEqual([4403, 'token_rejected', false]);
+    expect(server.knocks.map(knock => knock.token)).toEqual(['dead', null]);
+    expect(connections.parked().get('api/kernels/1/channels')?.slug).toBe('token_rejected');
+    expect(events.map(event => event.kind)).toEqual(['refused', 'parked']);
+  });
+});
+
 describe('other refusals', () => {
   it('have code and reason, after an error', async () => {
     server.answer = () => refusal('not_found');
