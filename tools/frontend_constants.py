@@ -1,7 +1,6 @@
 """Writes the TypeScript constants from the Python tables: one table, many uses.
 
-    python -m tools.frontend_constants          say whether the file is current
-    python -m tools.frontend_constants --write  make it so
+``python -m tools.frontend_constants`` says whether the file is current, ``--write`` makes it so.
 """
 
 from __future__ import annotations
