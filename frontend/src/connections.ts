@@ -266,8 +266,8 @@ export class Connections {
     let found: Capabilities | null;
     try {
       found = await this._preflight('no-store');
-    } catch (error) {
-      return error instanceof TypeError && (await this._answers()) ? 'unknown' : 'server_down';
+    } catch {
+      return (await this._answers()) ? 'unknown' : 'server_down';
     }
     if (found) {
       // The extension may have come since. That it is gone is not believed: no downgrade.

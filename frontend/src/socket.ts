@@ -212,6 +212,8 @@ export class TokenSocket extends EventTarget {
     await connections.mayConnect(path, this._given.signal);
     const capabilities = await connections.capabilities().catch(() => undefined);
     if (connections.declares(path, capabilities)) {
+      // Another socket to this path may have learned something meanwhile.
+      await connections.mayConnect(path, this._given.signal);
       const first = connections.state(path).first(connections.cookies, connections.token !== '');
       await this._connect(path, first, null);
     } else {
@@ -433,7 +435,7 @@ for (const [name, value] of Object.entries(STATES)) {
 function checkedUrl(url: string | URL): string {
   let parsed: URL;
   try {
-    parsed = new URL(String(url), typeof document === 'undefined' ? undefined : document.baseURI);
+    parsed = new URL(String(url), pageAddress());
   } catch {
     throw new DOMException('The address is not valid.', 'SyntaxError');
   }
@@ -442,6 +444,12 @@ function checkedUrl(url: string | URL): string {
     throw new DOMException('The address must be ws or wss, without a fragment.', 'SyntaxError');
   }
   return scheme + parsed.href.slice(parsed.protocol.length);
+}
+
+/** What relative addresses are relative to; workers have no document, and node has no location. */
+function pageAddress(): string | undefined {
+  const place = globalThis as { document?: { baseURI: string }; location?: { href: string } };
+  return place.document?.baseURI ?? place.location?.href;
 }
 
 function checkedProtocols(protocols: unknown): readonly string[] {

@@ -221,6 +221,12 @@ describe('explanations', () => {
     expect(causes()).toEqual(['unknown']);
   });
 
+  it('nothing is said where something else answers', async () => {
+    server.request = (_request, response) => response.end('<html>');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown']);
+  });
+
   it('a proxy that has no server behind it is a server that is down', async () => {
     server.request = (_request, response) => response.writeHead(502).end();
     await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');

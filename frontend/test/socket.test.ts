@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { Connections, type ConnectionEvent, type ConnectionOptions } from '../src/connections';
 import { KERNEL, MARKER, REASON_MARKER } from '../src/constants';
+import { parseClose, type Closed } from '../src/reasons';
 import { tokenWebSocket } from '../src/socket';
 import type { Capabilities } from '../src/trust';
 import { FakeCarrier } from './carrier';
@@ -116,6 +117,11 @@ describe('the address', () => {
   it('is relative to the page', () => {
     vi.stubGlobal('document', { baseURI: 'https://host/ann/lab/' });
     expect(new (make().TokenWebSocket)('../api/x').url).toBe('wss://host/ann/api/x');
+  });
+
+  it('is relative to the script of a worker', () => {
+    vi.stubGlobal('location', { href: 'http://host/ann/worker.js' });
+    expect(new (make().TokenWebSocket)('api/x').url).toBe('ws://host/ann/api/x');
   });
 
   it.each(['', '/relative', 'ftp://host/', 'ws://host/#', 'ws://host/#x', 'javascript:1', 'ws://ho st/'])(
@@ -677,6 +683,20 @@ describe('refusals', () => {
     connections.release();
     (await carrier()).open(KERNEL);
     expect([next.readyState, carriers.length]).toEqual([1, 3]);
+  });
+
+  it('a socket made while another was refused waits as well', async () => {
+    let answer = (_: Response): void => undefined;
+    const fetch = (): Promise<Response> => new Promise(resolve => (answer = resolve));
+    const { connections, TokenWebSocket } = make({ fetch, capabilities: undefined as never });
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    await turn();
+    connections.state('api/kernels/1/channels').park(parseClose(4404, 'not_found') as Closed);
+    answer(Response.json(CAPABILITIES));
+    await turn(1000);
+    expect([carriers.length, socket.readyState]).toEqual([0, 0]);
+    connections.release();
+    expect((await carrier()).protocols).toContain(KERNEL);
   });
 
   it('a parked socket can be given up', async () => {

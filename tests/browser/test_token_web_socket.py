@@ -10,9 +10,13 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
@@ -280,6 +284,58 @@ def test_a_server_that_is_gone_is_told_so(context, site, tmp_path):
     assert ended == ["open ", "close 4503 draining;retry_after=1 true"]
     assert watched.events()[-1] == "unexplained server_down"
     assert watched.heard()[len(ended) :] == ["error", "close 1006  false"]
+
+
+_OPENER = build_opener(ProxyHandler({}))
+
+
+class _NoWebsockets(BaseHTTPRequestHandler):
+    """A network that lets plain requests through and nothing else."""
+
+    server_url = ""
+
+    def do_GET(self) -> None:
+        if self.headers.get("Upgrade"):
+            self.send_error(400)
+            return
+        names = ("Authorization", "Host")
+        headers = {name: self.headers[name] for name in names if name in self.headers}
+        try:
+            answer = _OPENER.open(Request(self.server_url + self.path, headers=headers), timeout=10)
+        except HTTPError as error:
+            answer = error
+        with answer:
+            body = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("token", "cause"), [(TOKEN, "websockets_blocked"), (WRONG, "credential_refused")]
+)
+def test_a_network_without_websockets_is_told_so(token, cause, context, server):
+    handler = type("Handler", (_NoWebsockets,), {"server_url": f"http://127.0.0.1:{server.port}"})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        try:
+            place = f"127.0.0.1:{proxy.server_port}{BASE}"
+            watched = Watched(context, f"http://{place}static/{HARNESS.name}")
+            what = {"base": f"http://{place}", "ws": f"ws://{place}", "path": EVENTS}
+            watched.page.evaluate("(what) => application(what)", {**what, "token": token})
+            watched.until("app.events.length === 1")
+            assert watched.events() == [f"unexplained {cause}"]
+            assert watched.heard() == ["error", "close 1006  false"]
+            watched.page.close()
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 def test_the_example_runs_a_cell(context, server):
