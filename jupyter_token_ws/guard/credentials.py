@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qs, unquote_plus
 
 from tornado.httputil import HTTPServerRequest
 
@@ -77,6 +77,8 @@ def remove_url_token(request: HTTPServerRequest, token: str | None = None) -> No
 
     The other parameters stay to the letter.
     """
+    if "token" not in request.arguments and "token" not in request.query_arguments:
+        return
     path, _, query = (request.uri or "").partition("?")
     left = "&".join(part for part in query.split("&") if not _is_token(part, token))
     if left != query:
@@ -101,10 +103,20 @@ def _equals(value: bytes, token: str) -> bool:
 
 def remove_from_referer(request: HTTPServerRequest, token: str) -> None:
     """Take a token out of the ``Referer``, where the page's own address carried it."""
-    page, mark, query = request.headers.get("Referer", "").partition("?")
+    if "Referer" not in request.headers:
+        return
+    page, mark, query = request.headers["Referer"].partition("?")
     kept = [part for part in query.split("&") if not _carries(part, token)]
     if mark and "&".join(kept) != query:
         request.headers["Referer"] = f"{page}?{'&'.join(kept)}" if kept else page
+
+
+def referer_tokens(request: HTTPServerRequest, most: int = 2) -> list[str]:
+    """The tokens that the page's own address carried, ``most`` at most."""
+    if "Referer" not in request.headers:
+        return []
+    query = parse_qs(request.headers["Referer"].partition("?")[2])
+    return [value for value in query.get("token", []) if value][:most]
 
 
 def _carries(part: str, token: str) -> bool:
@@ -140,6 +152,11 @@ def shown(
     ``authorization`` is the value of ``Authorization``, ``None`` for no such header.
     """
     headers = request.headers
+    before = headers.get("Authorization")
+    hide_url = not keep_url_token and "token" in request.arguments
+    if authorization == before and not hide_url and (keep_cookies or "Cookie" not in headers):
+        yield  # nothing to change, as with most requests
+        return
     saved_headers = {
         name: headers.get_list(name) for name in ("Authorization", "Cookie") if name in headers
     }
@@ -150,13 +167,14 @@ def shown(
     state = vars(request)
     saved_cookies = state.get("_cookies")
     try:
-        headers.pop("Authorization", None)
         if authorization is not None:
             headers["Authorization"] = authorization
+        elif before is not None:
+            del headers["Authorization"]
         if not keep_cookies:
             headers.pop("Cookie", None)
             state.pop("_cookies", None)
-        if not keep_url_token:
+        if hide_url:
             request.arguments = dict(saved_arguments)
             request.query_arguments = dict(saved_query_arguments)
             remove_url_token(request)

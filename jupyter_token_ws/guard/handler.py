@@ -298,7 +298,7 @@ class _Guarded(WebSocketHandler):
         """Note who came in where no provider was asked: the handler's own user, or nobody."""
         if self._token_ws_handshake.user is not None:
             return
-        user = getattr(self, "_current_user", None) or None
+        user = self._known_user()
         source = CredentialSource.NONE if user is None else CredentialSource.AMBIENT
         cookies = self.request.headers.get("Cookie", "")
         self._token_ws_judge.settle(user, source, cookies, named=True)
@@ -344,12 +344,17 @@ class _Guarded(WebSocketHandler):
         if stage is Stage.OPEN or self._headers_written:
             super().send_error(status_code, **kwargs)
             return
-        stock = functools.partial(super().send_error, status_code, **kwargs)
+        handshake = self._token_ws_handshake
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, Refused):
-            self._refuse(error.slug, stock, retry_after=error.retry_after)
+            self._refuse(error.slug, retry_after=error.retry_after)
+        elif handshake.host_refused:
+            self._refuse(
+                self._slug(status_code),
+                functools.partial(super().send_error, status_code, **kwargs),
+            )
         else:
-            self._refuse(self._slug(status_code), stock)
+            self._refuse(self._slug(status_code), status=status_code)
 
     def redirect(self, *args: Any, **kwargs: Any) -> None:
         """A redirect of somebody unknown leads to the login page, which a websocket cannot show."""
@@ -364,7 +369,7 @@ class _Guarded(WebSocketHandler):
 
     def _known_user(self) -> Any:
         # Not the property: before `prepare` is through, asking it raises.
-        return self._token_ws_handshake.user or getattr(self, "_current_user", None)
+        return self._token_ws_handshake.user or getattr(self, "_current_user", None) or None
 
     def _slug(self, status: int) -> str:
         """The reason for an error status, by what is known of the credential."""
@@ -400,13 +405,15 @@ class _Guarded(WebSocketHandler):
         slug: str,
         plain: Callable[[], None] | None = None,
         *,
+        status: int | None = None,
         across: bool | None = None,
         retry_after: int | None = None,
     ) -> None:
         """Refuse this socket, once.
 
-        ``plain`` answers as upstream would; without it we answer. ``across`` says that the origin
-        is not allowed, where the caller knows. ``retry_after`` is in seconds.
+        ``plain`` answers in plain HTTP as upstream would; without it we answer, with upstream's
+        ``status`` where it has one. ``across`` says that the origin is not allowed, where the
+        caller knows. ``retry_after`` is in seconds.
         """
         handshake = self._token_ws_handshake
         self._leave()
@@ -420,22 +427,26 @@ class _Guarded(WebSocketHandler):
             self._tell(reason, retry_after)
             return
         if across:
+            undo_cookies(self)
             self._answer(403, CROSS_ORIGIN)
         elif plain is not None:
             plain()
         else:
-            self._answer(reason.http_status, f"{reason.slug}: {reason.text}\n", retry_after)
+            # Upstream's page would take longer to render than all the rest, for nobody to see.
+            body = f"{reason.slug}: {reason.text}\n"
+            self._answer(status or self._plain_status(reason), body, retry_after)
+
+    def _plain_status(self, reason: Reason) -> int:
+        """C3.3; but where only the reason marker opts in, JEP 121 holds to the letter: 403 (C3.1)."""
+        explicit = self._token_ws_guard.options.close_reasons == "explicit"
+        return 403 if explicit and reason.slug in TOKEN_SLUGS else reason.http_status
 
     def _origin_allowed(self) -> bool:
         """Whether upstream's origin check passes, as things stand."""
-        headers = self.request.headers
-        origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
-        check: Callable[[str], bool] = cast("Any", super()).check_origin
-        protection = getattr(super(), "_check_cross_origin", None)  # tornado 6.6 and later
+        before_6_6 = functools.partial(_check_cross_origin, self.request)
+        protection = getattr(super(), "_check_cross_origin", before_6_6)
         try:
-            if protection is not None:
-                return protection(check) is None
-            return origin is None or check(origin)
+            return protection(cast("Any", super()).check_origin) is None
         except Exception:  # noqa: BLE001 - whatever a handler's own check raises
             # A handler whose check needs more than is settled yet: nothing is told.
             return False
@@ -463,9 +474,8 @@ class _Guarded(WebSocketHandler):
         )
 
     def _answer(self, status: int, body: str, retry_after: int | None = None) -> None:
-        """Plain HTTP, the same for everybody."""
+        """Plain HTTP, the same for everybody who gets this answer."""
         self.clear()
-        undo_cookies(self)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         if retry_after is not None:
             self.set_header("Retry-After", str(retry_after))
@@ -527,6 +537,18 @@ class _Guarded(WebSocketHandler):
             self._token_ws_guard.sessions.release(self, self._token_ws_session, opened=opened)
             self._token_ws_session = None
 
+    def set_secure_cookie(self, *args: Any, **kwargs: Any) -> None:
+        """As stock, but for a login cookie that is not wanted (C2.5). The older of two names."""
+        stock = functools.partial(super().set_secure_cookie, *args, **kwargs)
+        if not self._token_ws_judge.hold(stock):
+            stock()
+
+    def set_signed_cookie(self, *args: Any, **kwargs: Any) -> None:
+        """As ``set_secure_cookie``."""
+        stock = functools.partial(super().set_signed_cookie, *args, **kwargs)
+        if not self._token_ws_judge.hold(stock):
+            stock()
+
     # -- the open socket ---------------------------------------------------------------------------
 
     @property
@@ -541,7 +563,8 @@ class _Guarded(WebSocketHandler):
         handshake = self._token_ws_handshake
         self._stop_if_late()
         self._token_ws_placed.close()
-        remove_ours(self.request, handshake.ours)
+        if not self._is_jupyter:
+            remove_ours(self.request, handshake.ours)  # left for the handler to judge by
         return super().get_websocket_protocol()
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
@@ -620,6 +643,12 @@ class _Guarded(WebSocketHandler):
         self._token_ws_guard.registry.discard(self)
         self._leave()
         super().on_connection_close()
+
+
+def _check_cross_origin(request: HTTPServerRequest, check: Callable[[str], bool]) -> str | None:
+    """What tornado before 6.6 does instead of its method of this name: what is wrong, or ``None``."""
+    origin = request.headers.get("Origin") or request.headers.get("Sec-Websocket-Origin")
+    return None if origin is None or check(origin) else "origin not allowed"
 
 
 def _is_default_current_user(kind: type[web.RequestHandler]) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +27,8 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from .credentials import (
     CredentialSource,
     Digester,
+    referer_tokens,
+    remove_from_referer,
     remove_ours,
     remove_url_token,
     shown,
@@ -106,7 +108,10 @@ def _asks_handler(provider: IdentityProvider, handler: web.RequestHandler) -> bo
     """
     if type(provider) is not IdentityProvider or not isinstance(handler, JupyterHandler):
         return False
-    module = inspect.getmodule(handler.get_current_user)
+    asked = handler.get_current_user
+    if getattr(asked, "__func__", None) is AuthenticatedHandler.get_current_user:
+        return False  # as with nearly all; asking for the module takes long
+    module = inspect.getmodule(asked)
     return module is not None and module.__name__ != AuthenticatedHandler.__module__
 
 
@@ -138,18 +143,27 @@ class Judge:
         self._digest = digest
         self._allow_url = allow_token_in_url
         self._asked: web.RequestHandler | None = None
+        self._held: list[Callable[[], None]] | None = None
 
-    @contextmanager
-    def view(self, request: HTTPServerRequest) -> Iterator[None]:
+    def hold(self, set_cookie: Callable[[], None]) -> bool:
+        """Whether a login cookie waits until it is known whether a token was it (C2.5).
+
+        Upstream signs one for every token, only for it to be dropped here.
+        """
+        if self._held is None:
+            return False
+        self._held.append(set_cookie)
+        return True
+
+    def view(self, request: HTTPServerRequest) -> AbstractContextManager[None]:
         """The request as the provider sees it while it is asked."""
         handshake = self.handshake
-        with shown(
+        return shown(
             request,
             authorization=handshake.shown_authorization,
             keep_url_token=self._allow_url and handshake.offer.token is None,
             keep_cookies=True,
-        ):
-            yield
+        )
 
     async def judge(self, provider: IdentityProvider, handler: web.RequestHandler) -> User | None:
         """Who is admitted. Afterwards the request is as it came, less the token that was ours.
@@ -172,11 +186,8 @@ class Judge:
         # An override of old keeps what it found on the handler itself, so that handler is asked
         # only once, and with nothing but the token.
         if token is None or not _asks_handler(provider, handler):
-            with cookies_undone(handler) as keep_cookies, self.view(handler.request):
-                answer = await self._ask_as_usual(provider, handler)
-                if token is None and not answer.by_token:
-                    keep_cookies()
-        if token is not None and not answer.by_token:
+            answer = await self._ask_first(provider, handler)
+        if token is not None and not answer.by_token and not self._alone_already(provider, handler):
             answer = await self.alone(provider, handler, token)
             _set_user(handler, answer.user)
         self._asked = answer.handler
@@ -203,6 +214,34 @@ class Judge:
                 yield asked
         else:
             yield asked
+
+    async def _ask_first(self, provider: IdentityProvider, handler: web.RequestHandler) -> Answer:
+        """Ask as upstream does; where a token is it, no login cookie is set or cleared (C2.5)."""
+        if not self.handshake.token_presented:
+            before = _cookies_so_far(handler)
+            answer = await self._ask_as_usual(provider, handler)
+            if answer.by_token:  # by a way of the provider's own
+                undo_cookies(handler, *before)
+            return answer
+        with cookies_undone(handler) as keep_cookies:
+            held: list[Callable[[], None]] = []
+            self._held = held
+            try:
+                with self.view(handler.request):
+                    answer = await self._ask_as_usual(provider, handler)
+            finally:
+                self._held = None
+            if self.handshake.offer.token is None and not answer.by_token:
+                for set_cookie in held:
+                    set_cookie()
+                keep_cookies()
+        return answer
+
+    def _alone_already(self, provider: IdentityProvider, handler: web.RequestHandler) -> bool:
+        """Whether the token stood alone in the first question, so that the second were the same."""
+        if type(provider) not in _STOCK or _asks_handler(provider, handler):
+            return False
+        return "Cookie" not in handler.request.headers
 
     async def _ask_as_usual(
         self, provider: IdentityProvider, handler: web.RequestHandler
@@ -355,12 +394,14 @@ class Judge:
         return None
 
     async def remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
-        """A URL token that was not used can be a good one all the same: a proxied app must not get it."""
+        """A token that was not used can be a good one all the same: a proxied app must not get it."""
         in_url = self.handshake.url_token
-        if in_url is None or self._allow_url:
-            return
-        if await self.knows(provider, handler, in_url) is not None:
+        unused = in_url is not None and not self._allow_url
+        if in_url and unused and await self.knows(provider, handler, in_url) is not None:
             remove_url_token(handler.request, in_url)
+        for token in referer_tokens(handler.request):
+            if await self.knows(provider, handler, token) is not None:
+                remove_from_referer(handler.request, token)
 
     def settle(
         self, user: Any, source: CredentialSource, credential: str, *, named: bool = False
@@ -393,6 +434,8 @@ def _schemes(provider: IdentityProvider, handler: web.RequestHandler) -> tuple[s
 def names_users(provider: IdentityProvider) -> bool:
     """Whether the provider names users; the stock ones invent a new name per request (C2.8)."""
     kind: Any = type(provider)
+    if kind in _STOCK:
+        return False
     if _overrides(kind, IdentityProvider, "_get_user", "get_user_token", "generate_anonymous_user"):
         return True
     if not isinstance(provider, LegacyIdentityProvider):
@@ -426,9 +469,7 @@ async def _cookie_user_name(provider: IdentityProvider, handler: web.RequestHand
 @contextmanager
 def cookies_undone(handler: web.RequestHandler) -> Iterator[Any]:
     """Undo what the provider does to cookies meanwhile, unless the yielded function is called (C2.5)."""
-    private = cast("Any", handler)
-    before = dict(getattr(private, "_new_cookie", {}))
-    raw = list(private._headers.get_list("Set-Cookie"))
+    before = _cookies_so_far(handler)
     kept = False
 
     def keep() -> None:
@@ -439,7 +480,13 @@ def cookies_undone(handler: web.RequestHandler) -> Iterator[Any]:
         yield keep
     finally:
         if not kept:
-            undo_cookies(handler, before, raw)
+            undo_cookies(handler, *before)
+
+
+def _cookies_so_far(handler: web.RequestHandler) -> tuple[dict[str, Any], list[str]]:
+    private = cast("Any", handler)
+    new = dict(getattr(private, "_new_cookie", {}))
+    return new, list(private._headers.get_list("Set-Cookie"))
 
 
 def undo_cookies(
@@ -489,13 +536,14 @@ class JudgedProvider:
         return user
 
     def is_token_authenticated(self, handler: web.RequestHandler) -> bool:
-        """As the provider says, on the request as it was judged; nobody before that."""
+        """As the provider said when the request was judged; nobody before that."""
         if handler is not self._handler:
             return bool(self._provider.is_token_authenticated(handler))
-        if not self._judge.handshake.judged:
-            return False
-        with self._judge.judged(handler) as asked:
-            return bool(self._provider.is_token_authenticated(asked))
+        # The provider was asked when the request was judged; where authentication is off it was not.
+        handshake = self._judge.handshake
+        if handshake.unasked:
+            return bool(self._provider.is_token_authenticated(handler))
+        return bool(handshake.by_token)
 
     def should_check_origin(self, handler: web.RequestHandler) -> bool:
         """As the provider says, on the request as it was judged; always before that."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from traceback import format_exception
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,32 +58,70 @@ def scrub(text: str) -> str:
 
 
 class ScrubFilter(logging.Filter):
-    """Scrubs records in place. Never drops one."""
+    """Scrubs records in place, before a handler has them. Never drops one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Scrub message, traceback and stack."""
-        if getattr(record, "token_ws_scrubbed", False):
-            return True
-        record.token_ws_scrubbed = True
-        if not record.exc_info and record.pathname.replace("\\", "/").endswith(_LOGIN_LINK):
-            return True
-        try:
-            message = record.getMessage()
-        except Exception as error:  # noqa: BLE001 - whatever a `__str__` raises
-            # Logging itself would report it on the standard error, with all arguments.
-            record.msg, record.args = scrub(_unformatted(record, error)), None
-        else:
-            clean = scrub(message)
-            if clean != message:
-                record.msg, record.args = clean, None
-        if record.exc_info and record.exc_info[0] is not None:
-            # Formatters print this instead of formatting the exception anew.
-            record.exc_text = "".join(format_exception(*record.exc_info)).rstrip("\n")
-        if record.exc_text:
-            record.exc_text = scrub(record.exc_text)
-        if record.stack_info:
-            record.stack_info = scrub(record.stack_info)
+        _scrub_record(record)
         return True
+
+
+class MarkFilter(logging.Filter):
+    """Marks records to be scrubbed by whoever reads them first. Never drops one.
+
+    For loggers: most records there are below every handler's level and are never read, and a handler
+    that came later has no filter of ours.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mark the record."""
+        kind = type(record)
+        if not issubclass(kind, _Unread) and not getattr(record, _SCRUBBED, False):
+            record.__class__ = _unread(cast("Any", kind))
+        return True
+
+
+_SCRUBBED = "token_ws_scrubbed"
+
+
+class _Unread(logging.LogRecord):
+    """A record of which nothing was read yet."""
+
+    def getMessage(self) -> str:  # noqa: N802 - its name in logging
+        """The message, scrubbed; formatters ask for it before anything else."""
+        _scrub_record(self)
+        return self.getMessage()
+
+
+@lru_cache(maxsize=64)
+def _unread(kind: type[logging.LogRecord]) -> type[logging.LogRecord]:
+    return type(kind.__name__, (_Unread, kind), {"token_ws_kind": kind})
+
+
+def _scrub_record(record: logging.LogRecord) -> None:
+    if isinstance(record, _Unread):
+        record.__class__ = vars(type(record))["token_ws_kind"]
+    if getattr(record, _SCRUBBED, False):
+        return
+    setattr(record, _SCRUBBED, True)
+    if not record.exc_info and record.pathname.replace("\\", "/").endswith(_LOGIN_LINK):
+        return
+    try:
+        message = record.getMessage()
+    except Exception as error:  # noqa: BLE001 - whatever a `__str__` raises
+        # Logging itself would report it on the standard error, with all arguments.
+        record.msg, record.args = scrub(_unformatted(record, error)), None
+    else:
+        clean = scrub(message)
+        if clean != message:
+            record.msg, record.args = clean, None
+    if record.exc_info and record.exc_info[0] is not None:
+        # Formatters print this instead of formatting the exception anew.
+        record.exc_text = "".join(format_exception(*record.exc_info)).rstrip("\n")
+    if record.exc_text:
+        record.exc_text = scrub(record.exc_text)
+    if record.stack_info:
+        record.stack_info = scrub(record.stack_info)
 
 
 def _unformatted(record: logging.LogRecord, error: Exception) -> str:
@@ -94,24 +133,30 @@ def _unformatted(record: logging.LogRecord, error: Exception) -> str:
         return where
 
 
-_FILTER = ScrubFilter()
+_SCRUB = ScrubFilter()
+_MARK = MarkFilter()
 LOGGERS = ("tornado.access", "tornado.application", "tornado.general", "asyncio", "py.warnings", "")
 """Where the server and its parts log, beside the application's own logger."""
 
 
 def install(*extra: logging.Logger) -> None:
-    """Put the filter on the server's loggers and on their handlers. May be called again at any time."""
+    """Put the filters on the server's loggers and on their handlers. May be called again at any time."""
     for logger in (*map(logging.getLogger, LOGGERS), *extra):
-        _add(logger)
+        _add(logger, _MARK)
         for handler in _handlers(logger):
-            _add(handler)
+            _add(handler, _SCRUB)
+    # Each extension application has a logger of its own, whose handler hears of the requests that
+    # its routes serve, and nothing says which other libraries have.
+    for other in list(logging.Logger.manager.loggerDict.values()):
+        for handler in getattr(other, "handlers", ()):
+            _add(handler, _SCRUB)
     if logging.lastResort is not None:
-        _add(logging.lastResort)
+        _add(logging.lastResort, _SCRUB)
 
 
-def _add(target: logging.Filterer) -> None:
-    if _FILTER not in target.filters:
-        target.addFilter(_FILTER)
+def _add(target: logging.Filterer, wanted: logging.Filter) -> None:
+    if wanted not in target.filters:
+        target.addFilter(wanted)
 
 
 def _handlers(logger: logging.Logger) -> Iterable[logging.Handler]:

@@ -54,6 +54,9 @@ class Offer:
     malformed: bool = False
 
 
+_NOTHING = Offer()
+
+
 def is_token_bearing(protocol: str) -> bool:
     """Whether an offered name carries a token, whatever its version, case or length (C1.2)."""
     return _TOKEN_BEARING.search(protocol) is not None
@@ -75,6 +78,8 @@ def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZ
     ``header`` is the header's value, or the list of names. ``max_token_size`` is in bytes of the
     encoded token. Never raises: what is wrong with the offer stands in ``Offer.malformed``.
     """
+    if not header:
+        return _NOTHING
     names = split_header(header) if isinstance(header, str) else list(header)
     visible: list[str] = []
     bearing: list[re.Match[str]] = []

@@ -120,6 +120,16 @@ def test_readme_opens_and_hears_the_end(language, request, tmp_path):
     ]
 
 
+def test_readme_shows_what_the_demo_shows(tmp_path):
+    printed = output([sys.executable, "-m", "jupyter_token_ws.cli", "demo"], tmp_path)
+    table = printed[printed.index("what is sent") :].partition("\n\n")[0].splitlines()
+    demo = [re.split(r" {2,}", line)[:3] for line in table if not line.startswith("-")]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Ten lines")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert len(demo) > 5
+    assert [row for row in rows if row[0] != "---"] == demo
+
+
 # -- the quickstart ----------------------------------------------------------------------------------
 
 

@@ -84,6 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 "jupyter_server_proxy": True,
             },
             config={
+                "ServerApp": {"log_level": "DEBUG"},
                 "TokenWebSocketApp": {
                     "keepalive_interval": PING_INTERVAL,
                     "keepalive_timeout": 60,
@@ -290,7 +291,7 @@ async def test_C1_1_C2_3_proxied_application_gets_no_token(own, route, name, pla
     offer, headers, parameters = await _credential(place, route)
     probe = uuid4().hex
     path = f"/{place.path(name)}?" + "&".join([f"a={probe}", *parameters, "b=%2F"])
-    async with await knock(place.server.port, path, [*own, *offer], headers) as socket:
+    async with await knock(place.server.port, path, [*own, *offer] or None, headers) as socket:
         answered = own[0] if own else MARKER if route == "subprotocol" else None
         assert (socket.status, socket.subprotocol) == (101, answered)
         await socket.send("echo me")
@@ -310,13 +311,48 @@ async def test_C2_3_the_applications_own_token_parameter_stays(route, name, plac
     offer, headers, _ = await _credential(place, route)
     probe = uuid4().hex
     path = f"/{place.path(name)}?token=the-apps-own&x={probe}"
-    async with await knock(place.server.port, path, offer, headers) as socket:
+    async with await knock(place.server.port, path, offer or None, headers) as socket:
         assert socket.status == 101
         await socket.send(b"\x00\xff")
         assert await socket.wait_message() == b"\x00\xff"
     (request,) = place.seen(probe)
     _assert_clean(request)
     assert request["uri"] == f"/socket?token=the-apps-own&x={probe}"
+
+
+@pytest.mark.parametrize("name", ["proxy", "named_proxy"])
+@pytest.mark.parametrize("route", ["subprotocol", "cookie"])
+@pytest.mark.parametrize("own", ["Basic dXNlcjpwYXNz", "Bearer the-apps-own"])
+async def test_C2_1_C2_3_the_applications_own_authorization_stays(own, route, name, place):
+    offer, headers, _ = await _credential(place, route)
+    headers = {**headers, "Authorization": own}
+    probe = uuid4().hex
+    path = f"/{place.path(name)}?probe={probe}"
+    async with await knock(place.server.port, path, offer or None, headers) as socket:
+        assert socket.status == 101
+        await socket.send("x")
+        assert await socket.wait_message() == "x"
+    (request,) = place.seen(probe)
+    _assert_clean(request)
+    assert [value for key, value in request["headers"] if key == "Authorization"] == [own]
+
+
+@pytest.mark.parametrize(
+    "parameters", [[IN_URL, "token=own"], ["token=own", IN_URL]], ids=["before", "behind"]
+)
+@pytest.mark.parametrize("name", ["proxy", "named_proxy"])
+async def test_C2_3_beside_the_applications_own_token(name, parameters, place):
+    """The server's token by two routes, the application's own before or behind it."""
+    probe = uuid4().hex
+    path = f"/{place.path(name)}?" + "&".join([*parameters, f"probe={probe}"])
+    async with await knock(place.server.port, path, OFFER, HEADER) as socket:
+        assert socket.status == 101
+        await socket.send("x")
+        assert await socket.wait_message() == "x"
+    (request,) = place.seen(probe)
+    _assert_clean(request)
+    assert request["uri"] == f"/socket?token=own&probe={probe}"
+    assert "Authorization" not in dict(request["headers"])
 
 
 @pytest.mark.parametrize("name", ["proxy", "named_proxy"])
@@ -327,7 +363,9 @@ async def test_C2_3_no_token_in_the_referer(route, name, place):
     referer = {"Referer": f"{place.server.url}lab?{IN_URL}&reset"}
     probe = uuid4().hex
     path = f"/{place.path(name)}?" + "&".join([*parameters, f"probe={probe}"])
-    async with await knock(place.server.port, path, offer, {**headers, **referer}) as socket:
+    async with await knock(
+        place.server.port, path, offer or None, {**headers, **referer}
+    ) as socket:
         assert socket.status == 101
         await socket.send("x")
         assert await socket.wait_message() == "x"
@@ -351,3 +389,22 @@ async def test_C1_2_no_token_in_a_plain_request(name, place):
     (request,) = place.seen(probe)
     for form in _forms(TOKEN):
         assert form not in json.dumps(request)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@each_socket
+async def test_C1_2_no_token_in_the_log(name, route, place):
+    """At debug level, with all that the extensions write there themselves."""
+    offer, headers, parameters = await _credential(place, route)
+    path = place.path(name)
+    path += ("&" if "?" in path else "?") + "&".join(["x=1", *parameters])
+    async with await knock(place.server.port, f"/{path}", offer or None, headers) as socket:
+        assert socket.status == 101
+    # Whatever follows in the log comes after that socket's lines.
+    probe = uuid4().hex
+    assert place.server.request("GET", f"api/contents/{probe}").status == 404
+    until(lambda: probe in place.server.log(), "the log")
+    log = place.server.log()
+    assert "[D " in log
+    for form in _forms(TOKEN):
+        assert form not in log

@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 import jupyter_token_ws
+from jupyter_token_ws.cli import main
 from jupyter_token_ws.guard.core import GuardOptions
 from jupyter_token_ws.protocol.reasons import REASONS, Feature
 from tools import docs
@@ -49,6 +50,37 @@ def test_every_reason_is_documented():
 
 def test_every_limit_is_an_option():
     assert set(docs.LIMITS) <= set(docs.traits())
+
+
+def test_readme_names_the_versions_that_the_metadata_names():
+    project = (docs.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    server = re.search(r'"jupyter_server>=([\d.]+)"', project)
+    python = re.search(r'requires-python = ">=([\d.]+)"', project)
+    assert server is not None
+    assert python is not None
+    assert f"jupyter_server {server[1]} or newer" in read("README.md")
+    assert f"Python {python[1]}" in read("README.md")
+    assert f"Python {python[1]} or newer" in read("docs/tutorial/quickstart.md")
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"[`\n]make ([a-z-]+)", read(page))}
+    assert {"demo", "test", "docs"} <= named
+    assert named <= targets
+
+
+def test_every_command_that_is_named_exists_and_the_other_way_round(capsys):
+    page = read("docs/reference/commands.md")
+    named = set(re.findall(r"^## `jupyter token-ws ([a-z]+)", page, re.MULTILINE))
+    for name in named:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    usage = capsys.readouterr().out.rpartition("commands:")[2]
+    assert named == set(re.findall(r"^    ([a-z]+)\b", usage, re.MULTILINE))
 
 
 def signatures(page: str) -> list[tuple[str, str]]:

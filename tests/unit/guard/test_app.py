@@ -186,6 +186,28 @@ def test_the_rule_is_first_and_there_once(jp_serverapp, guard):
     assert jp_serverapp.web_app.settings[SETTING] is guard is app.guard
 
 
+async def test_C1_2_other_extensions_loggers_are_scrubbed_too(jp_serverapp, guard):
+    """Each extension application has its own, with its own handler: so has what came after us."""
+    logger = logging.getLogger("SomeExtensionApp")
+    logger.propagate = False
+    heard: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    handler = Handler()
+    logger.addHandler(handler)
+    try:
+        [app] = jp_serverapp.extension_manager.extension_apps["jupyter_token_ws"]
+        await app._start_jupyter_server_extension(jp_serverapp)
+        logger.warning("403 GET /x?next=%%2Flab%%3Ftoken%%3D%s (127.0.0.1)", "canary-3")
+    finally:
+        logger.removeHandler(handler)
+    assert len(heard) == 1
+    assert "canary-3" not in heard[0]
+
+
 async def test_the_end_of_the_extension_drains(door: Door):
     [app] = door.app.extension_manager.extension_apps["jupyter_token_ws"]
     async with await door.knock(EVENTS, [MARKER, bearing(door.token)]) as socket:

@@ -726,3 +726,21 @@ async def test_C2_2_open_jupyter_handler_names_nobody(door):
         True,
     )
     assert Here.at("prepare").info.subprotocol is None
+
+
+async def test_C2_3_a_good_token_in_the_referer_beside_a_cookie_is_gone(door, here):
+    """The page of a printed login link, signed in by cookie since: a proxied app must not get it."""
+    cookie = {"Cookie": "session=of-ann", "Referer": f"{PAGE}?token={TOKEN}&a=1"}
+    async with await door.knock("here", ["own"], cookie) as socket:
+        assert socket.status == 101
+    assert here.at("open").header("Referer") == [f"{PAGE}?a=1"]
+    assert not here.at("open").shows(TOKEN)
+
+
+async def test_C2_3_a_referer_with_many_tokens_is_asked_for_a_few(door, here):
+    many = "&".join(f"token={number}" for number in range(50))
+    cookie = {"Cookie": "session=of-ann", "Referer": f"{PAGE}?{many}"}
+    async with await door.knock("here", ["own"], cookie) as socket:
+        assert socket.status == 101
+    assert here.at("open").header("Referer") == [f"{PAGE}?{many}"]
+    assert len(Probe.shown) < 12

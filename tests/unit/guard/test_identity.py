@@ -43,6 +43,7 @@ from tests.support.providers import (
     OFF,
     PASSWORD,
     PLAIN_LEGACY,
+    RAISING,
     SESSION,
     STOCK,
     TOKEN,
@@ -252,6 +253,7 @@ class Keyed(FlagProvider):
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         if handler.request.headers.get("X-Api-Key") == TOKEN:
+            handler.set_cookie("login", "1")
             handler._token_authenticated = True  # type: ignore[attr-defined]
             return User(USER)
         return await super().get_user(handler)
@@ -555,15 +557,58 @@ def requests(port: int, kind: Kind) -> Iterator[tuple[str, dict[str, Any]]]:
         yield path, odd
 
 
-async def outcomes(door: Door, kind: Kind, extra: dict[str, str]) -> dict[str, Any]:
-    results = {}
+Outcome = tuple[int, list[tuple[str, bool]], "list[str] | None"]
+"""Status, cookies, where a redirect leads."""
+
+
+def token_requests(kind: Kind, door: Door) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a client that sends a token in the old ways may send, and where from."""
+    same = f"http://{door.host}"
+    origins: tuple[dict[str, str], ...] = ({}, {"Origin": same}, {"Origin": EVIL})
+    ways = ("none", "good", "bad")
+    paths = PATHS[:4] + PATHS[-1:]
+    for path, origin, url, header, cookie in itertools.product(paths, origins, ways, ways, ways):
+        if (url, header) != ("none", "none"):
+            sent = Sent(url=url, header=header, cookie=cookie, scheme=kind.schemes[0])
+            headers = sent.headers(kind, door.app, door.port)
+            label = f"{url} in url, {header} in header, {cookie} cookie, {path}"
+            yield (
+                f"{label} from {origin.get('Origin')}",
+                {
+                    "path": sent.path(path),
+                    "headers": {**headers, **origin},
+                },
+            )
+
+
+def stranger_requests(
+    kind: Kind, door: Door, extra: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, options in requests(door.port, kind):
-        label = f"{path} {options}".replace(str(door.port), "PORT")
-        headers = {**options.get("headers", {}), **extra}
-        answer = await door.knock(path, **{**options, "headers": headers})
-        cookies = [c for c in cookie_names(answer.set_cookies) if c[0] != "_xsrf"]
-        cookies = [(name.replace(str(door.port), "PORT"), cleared) for name, cleared in cookies]
-        results[label] = (answer.status, cookies, answer.headers.get("location"))
+        yield (
+            f"{path} {options}",
+            {"path": path, **options, "headers": {**options.get("headers", {}), **extra}},
+        )
+
+
+async def outcomes(door: Door, asked: Iterator[tuple[str, dict[str, Any]]]) -> dict[str, Outcome]:
+    """What comes of each, by its label. Ports differ between servers, so they are named PORT."""
+
+    def common(text: str) -> str:
+        return text.replace(str(door.port), "PORT")
+
+    results: dict[str, Outcome] = {}
+    for label, options in asked:
+        answer = await door.knock(**options)
+        results[common(label)] = (
+            answer.status,
+            [
+                (common(name), cleared)
+                for name, cleared in cookie_names(answer.set_cookies)
+                if name != "_xsrf"  # of the page that upstream renders
+            ],
+            answer.headers.get("location"),
+        )
         answer.vanish()
     return results
 
@@ -600,28 +645,67 @@ def test_C2_7_C2_5_clients_without_a_token_are_answered_as_by_a_stock_server(
         with running(jp_configurable_serverapp, jp_asyncio_loop, config) as door:
             assert ("token_ws_guard" in door.app.web_app.settings) is (config is ours)
             add_sockets(door)
-            strangers = jp_asyncio_loop.run_until_complete(outcomes(door, kind, {}))
             extra = {"X-Remote-User": USER} if kind is HEADER else {"X-Session": "1"}
             if kind.login:
                 extra["Cookie"] = kind.good_cookie(door.app, door.port)
-            users = jp_asyncio_loop.run_until_complete(outcomes(door, kind, extra))
-        found.append((strangers, users))
+            found.append(
+                [
+                    jp_asyncio_loop.run_until_complete(
+                        outcomes(door, stranger_requests(kind, door, headers))
+                    )
+                    for headers in ({}, extra)
+                ]
+            )
     assert any(status == 101 for status, *_ in found[1][1].values()) or denied
     for mine, theirs in zip(*found, strict=True):
-        different = {
-            label: (mine.get(label), theirs.get(label))
-            for label in theirs
-            if mine.get(label) != theirs[label]
-            and not uniform(label, mine.get(label), theirs[label])
-        }
-        assert different == {}
+        assert differences(mine, theirs) == {}
+
+
+@pytest.mark.parametrize("kind", [STOCK, LEGACY, PLAIN_LEGACY, BEARER, RAISING, FLAG], ids=str)
+def test_C2_1_C2_2_C2_5_tokens_in_url_and_header_are_answered_as_by_a_stock_server(
+    kind, jp_configurable_serverapp, jp_asyncio_loop
+):
+    ours, stock = server_config(kind), server_config(kind)
+    del stock["ServerApp"]["jpserver_extensions"]["jupyter_token_ws"]
+    found = []
+    for config in (ours, stock):
+        with running(jp_configurable_serverapp, jp_asyncio_loop, config) as door:
+            add_sockets(door)
+            found.append(
+                jp_asyncio_loop.run_until_complete(outcomes(door, token_requests(kind, door)))
+            )
+    mine, theirs = found
+    different = differences(mine, theirs)
+    # C2.5: who is authenticated by token gets no login cookie, whatever comes of it.
+    assert [
+        label
+        for label, (one, other) in different.items()
+        if not ("good in" in label and one == (other[0], [], other[2]))
+    ] == []
+    assert not any(
+        cookies
+        for label, (status, cookies, _) in mine.items()
+        if "good in url" in label and status == 101
+    )
+    assert {status for status, *_ in mine.values()} >= {101, 403, 404}
+
+
+def differences(
+    mine: dict[str, Outcome], theirs: dict[str, Outcome]
+) -> dict[str, tuple[Outcome, Outcome]]:
+    assert mine.keys() == theirs.keys()
+    return {
+        label: (mine[label], theirs[label])
+        for label in theirs
+        if mine[label] != theirs[label] and not uniform(label, mine[label], theirs[label])
+    }
 
 
 def uniform(label: str, mine: Any, theirs: Any) -> bool:
     """C3.4: where the origin is not allowed everybody gets the same 403, whom upstream would tell
     more by a redirect, a 404, or a cookie that it clears."""
     across = EVIL in label or "'null'" in label
-    return across and mine == (403, [], None) and theirs[0] in (302, 403, 404)
+    return across and mine == (403, [], None) and theirs[0] in (302, 401, 403, 404)
 
 
 def test_C2_7_stranger_on_whom_upstream_fails_is_unauthenticated_here(

@@ -261,9 +261,49 @@ def test_C2_3_installed_once_on_loggers_and_on_the_handlers_above():
         logs.install(child, alone)
     last = logging.lastResort
     assert last is not None
-    for target in (child, alone, above, own, last, *map(logging.getLogger, logs.LOGGERS)):
-        assert [type(f) for f in target.filters].count(logs.ScrubFilter) == 1
+    for handler in (above, own, last):
+        assert [type(f) for f in handler.filters].count(logs.ScrubFilter) == 1
+    for logger in (child, alone, *map(logging.getLogger, logs.LOGGERS)):
+        assert [type(f) for f in logger.filters].count(logs.MarkFilter) == 1
     assert not parent.filters
+
+
+def test_C2_3_a_handler_that_came_later_reads_no_token():
+    logger = logging.Logger("some part of the server")  # noqa: LOG001 - nobody else's
+    logs.install(logger)
+    read: list[str] = []
+
+    class Late(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            read.extend((self.format(record), record.getMessage(), type(record).__name__))
+
+    for _ in range(2):  # two readers of one record
+        logger.addHandler(Late())
+    try:
+        raise ValueError(f"/?token={CANARY}")
+    except ValueError:
+        logger.exception("/?token=%s", CANARY)
+    assert CANARY not in "".join(read)
+    assert read[1::3] == ["/?token=[secret]"] * 2
+    assert read[2::3] == ["LogRecord"] * 2
+
+
+def test_a_record_that_nobody_reads_is_not_looked_at():
+    logger = logging.Logger("a noisy part")  # noqa: LOG001 - nobody else's
+    logs.install(logger)
+    asked: list[str] = []
+
+    class Costly:
+        def __str__(self) -> str:
+            asked.append("read")
+            return "token="
+
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    logger.addHandler(handler)
+    logs.install(logger)
+    logger.debug("%s", Costly())
+    assert asked == []
 
 
 def test_C2_3_there_may_be_no_handler_of_last_resort(monkeypatch, sink):

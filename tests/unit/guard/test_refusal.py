@@ -8,11 +8,13 @@ import time
 
 import pytest
 from tornado import web
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from jupyter_token_ws import Refused
-from jupyter_token_ws.guard.refusal import RefusalHandler
+from jupyter_token_ws.guard.handler import _check_cross_origin
+from jupyter_token_ws.guard.refusal import RefusalBudget, RefusalHandler
 from jupyter_token_ws.protocol.reasons import MAX_REASON_SIZE, REASONS, parse_close
-from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER
+from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER, Offer
 from tests.support.door import EVENTS, Socket, errors, refusals
 from tests.support.knock import bearing
 from tests.support.waiting import auntil
@@ -72,7 +74,8 @@ async def test_C3_1_C3_2_C3_3_every_mode_and_offer(door, token_ws_config, caplog
             assert answer.subprotocol == (names[0] if names else None), name
             assert await answer.at_end() or answer.writer.is_closing()
         else:
-            assert answer.status == (400 if code == 4400 else 403), name
+            # Under "explicit" JEP 121 holds to the letter: a token that is no good is 403.
+            assert answer.status == (400 if code == 4400 and mode != "explicit" else 403), name
             assert answer.subprotocol is None
         assert answer.set_cookies == [] or answer.status == 403
     await door.settled()
@@ -425,6 +428,97 @@ async def test_C3_6_nobody_opts_in_where_it_is_off(door):
         entry.close("gone")
         await socket.wait_closed()
         assert (socket.code, socket.reason) == (None, "")
+
+
+def refusal(budget: RefusalBudget) -> RefusalHandler:
+    class Connection:
+        context = None
+
+        def set_close_callback(self, callback):
+            pass
+
+    request = HTTPServerRequest(
+        headers=HTTPHeaders({"Host": "localhost"}),
+        connection=Connection(),  # type: ignore[arg-type]
+        start_line=RequestStartLine("GET", "/", "HTTP/1.1"),
+    )
+    return RefusalHandler(
+        web.Application([]),
+        request,
+        reason=REASONS["gone"],
+        retry_after=None,
+        offer=Offer(),
+        budget=budget,
+        linger=1,
+    )
+
+
+def test_C3_5_a_place_is_given_back_once_however_it_ends():
+    budget = RefusalBudget(2, 1, 1)
+    first, second = refusal(budget), refusal(budget)
+    assert budget.open == 2
+    first.on_close()
+    first.set_status(400)
+    first.on_finish()
+    assert budget.open == 1
+    second.set_status(101)
+    second.on_finish()
+    assert budget.open == 1
+    second.on_close()
+    assert budget.open == 0
+
+
+def test_C3_4_a_refusal_is_told_to_any_origin_by_any_tornado():
+    handler = refusal(RefusalBudget(1, 1, 1))
+    assert handler.check_origin("https://evil.example")
+    assert handler._check_cross_origin(lambda origin: False) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({}, None),
+        ({"Origin": "https://friend"}, None),
+        ({"Origin": "https://evil"}, "origin not allowed"),
+        ({"Sec-WebSocket-Origin": "https://evil"}, "origin not allowed"),
+        ({"Sec-WebSocket-Origin": "https://friend"}, None),
+    ],
+)
+def test_C3_4_the_check_of_older_tornados(headers, error):
+    request = refusal(RefusalBudget(1, 1, 1)).request
+    for name, value in headers.items():
+        request.headers[name] = value
+    assert _check_cross_origin(request, lambda origin: origin == "https://friend") == error
+
+
+async def test_a_socket_that_is_settled_is_not_refused_again(door, caplog):
+    async with await door.knock(EVENTS, [MARKER, bearing(door.token), REASON_MARKER]) as socket:
+        (entry,) = door.guard.registry
+        entry.handler.refuse_opening("gone")
+        await socket.send("are you there", opcode=9)
+        assert await socket.read_frame() == (10, b"are you there")
+    assert refusals(caplog.records) == []
+
+
+async def test_an_open_that_fails_leaves_nothing(door, caplog):
+    class Fails(Socket):
+        async def open(self):
+            raise RuntimeError("of the handler's own")
+
+    door.add("fails", Fails)
+    async with await door.knock("fails", [MARKER, bearing(door.token)]) as socket:
+        assert socket.status == 101
+        assert await socket.at_end()
+    await door.settled()
+    assert len(errors(caplog.records)) == 1  # tornado's
+
+
+async def test_C3_3_not_found_where_everything_asks_for_a_user(door):
+    door.app.web_app.settings["allow_unauthenticated_access"] = False
+    told = await door.refused("no/such/path", [REASON_MARKER])
+    assert (told.code, told.slug) == (4401, "credentials_missing")
+    told = await door.refused("no/such/path", [MARKER, bearing(door.token), REASON_MARKER])
+    assert (told.code, told.slug) == (4404, "not_found")
 
 
 # -- a client that leaves before it is let in --------------------------------------------------------
