@@ -180,7 +180,7 @@ def test_C2_1_a_terminal_says_the_first_word(watched, server):
     assert json.loads(watched.heard()[1]) == ["setup", {}]
 
 
-def test_C3_5_wrong_token_is_tried_twice_then_waits_for_the_user(context, server, channels):
+def test_C2_9_wrong_token_is_tried_twice_then_waits_for_the_user(context, server, channels):
     """Whatever an application does that reconnects at once, and however long it goes on."""
     watched = Watched(context, f"{server.url}static/{HARNESS.name}", clock=True)
     watched.run(server, channels, token=WRONG, eager=True)
@@ -207,7 +207,7 @@ def test_C3_5_wrong_token_is_tried_twice_then_waits_for_the_user(context, server
     assert watched.errors == []
 
 
-def test_C3_missing_kernel_is_told_and_not_asked_for_again(watched, server):
+def test_missing_kernel_is_told_and_not_asked_for_again(watched, server):
     before = len(refusals(server, NO_KERNEL))
     watched.run(server, NO_KERNEL, token=TOKEN, protocols=[KERNEL], eager=True)
     watched.until("app.sockets === 2")
