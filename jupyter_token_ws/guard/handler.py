@@ -421,11 +421,15 @@ class _Guarded(WebSocketHandler):
             across = not handshake.host_refused and not self._origin_allowed()
         reason = REASONS[self._slug_across(slug) if across else slug]
         handshake.stage = Stage.REFUSED
-        told = reason.told and handshake.opted_in and self._budget_allows()
+        tellable = reason.told and handshake.opted_in
+        told = tellable and self._budget_allows()
         self._log_refusal(reason, told)
         if told:
             self._tell(reason, retry_after)
             return
+        if tellable:
+            # One of too many: it may not keep the connection for its next request either (C3.5).
+            cast("Any", self.request.connection)._disconnect_on_finish = True
         if across:
             undo_cookies(self)
             self._answer(403, CROSS_ORIGIN)

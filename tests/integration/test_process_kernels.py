@@ -13,7 +13,7 @@ from tests.support.knock import Knock, bearing, knock
 from tests.support.process import Server
 from tests.support.waiting import auntil
 
-TICKS = {"TokenWebSocketApp": {"keepalive_interval": 0.25, "keepalive_timeout": 1}}
+TICKS = {"TokenWebSocketApp": {"keepalive_interval": 0.25, "keepalive_timeout": 2}}
 
 
 async def connect(server: Server, kernel_id: str, session: str) -> Knock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 VECTORS = Path(__file__).parent.parent / "vectors"
 
 
-@cache
 def load(file: str) -> dict[str, list[dict[str, Any]]]:
     """The groups of a file, which is named without its ending."""
     groups: dict[str, list[dict[str, Any]]] = json.loads(
@@ -26,10 +24,13 @@ def vectors(file: str, group: str) -> pytest.MarkDecorator:
 
     Raises:
         KeyError: the file has no such group.
-        ValueError: the group is empty, or two of its cases have the same name.
+        ValueError: the group is empty, or two of its cases have the same name, or one a name that
+            pytest would change (and change again when it collects again: mutmut makes it do so).
     """
     cases = load(file)[group]
     names = [case["name"] for case in cases]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"{file}.json, {group}: no cases, or two of one name")
+    if not all(name.isascii() and name.isprintable() and "\\" not in name for name in names):
+        raise ValueError(f"{file}.json, {group}: a name is not plain")
     return pytest.mark.parametrize("case", cases, ids=names)

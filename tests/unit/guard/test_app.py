@@ -163,6 +163,8 @@ async def test_switched_off_tokens_are_still_taken_out(door: Door, caplog):
         assert other.status == 101
         assert len(door.guard.registry) == 0
     assert "canary-1" not in caplog.text
+    [app] = door.app.extension_manager.extension_apps["jupyter_token_ws"]
+    await app._start_jupyter_server_extension(door.app)
     assert "page_config_hook" not in door.app.web_app.settings
 
 

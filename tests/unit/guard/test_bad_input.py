@@ -72,19 +72,19 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-async def test_C1_3_malformed_credentials(door, name):
-    cookie = {"Cookie": await door.login_cookie()}
-    for headers in ({}, cookie, {"Authorization": f"token {door.token}"}):
-        told = await door.refused(EVENTS, [MARKER, *MALFORMED[name], REASON_MARKER], headers)
-        assert (told.status, told.code, told.slug) == (101, 4400, "malformed_credentials")
-        assert told.subprotocol == REASON_MARKER
-        assert told.set_cookies == []
-    # However the client offers them: in one header or several.
-    lines = [f"Sec-WebSocket-Protocol: {offered}" for offered in (KERNEL, *MALFORMED[name])]
-    async with await door.raw(head(door, *HANDSHAKE, *lines)) as told:
-        await told.wait_closed()
-        assert (told.subprotocol, told.slug) == (KERNEL, "malformed_credentials")
+async def test_C1_3_malformed_credentials(door):
+    for offered in MALFORMED.values():
+        cookie = {"Cookie": await door.login_cookie()}
+        for headers in ({}, cookie, {"Authorization": f"token {door.token}"}):
+            told = await door.refused(EVENTS, [MARKER, *offered, REASON_MARKER], headers)
+            assert (told.status, told.code, told.slug) == (101, 4400, "malformed_credentials")
+            assert told.subprotocol == REASON_MARKER
+            assert told.set_cookies == []
+        # However the client offers them: in one header or several.
+        lines = [f"Sec-WebSocket-Protocol: {name}" for name in (KERNEL, *offered)]
+        async with await door.raw(head(door, *HANDSHAKE, *lines)) as told:
+            await told.wait_closed()
+            assert (told.subprotocol, told.slug) == (KERNEL, "malformed_credentials")
 
 
 @pytest.mark.parametrize("token_ws_config", [{"close_reasons": "never"}])
@@ -95,13 +95,13 @@ async def test_C1_3_C3_3_plain(door):
         assert answer.body == b"malformed_credentials: the token could not be read\n"
 
 
-@pytest.mark.parametrize("size", [4095, 4096])
-async def test_C1_3_the_longest_token_that_is_read(door, size):
-    told = await door.refused(EVENTS, [MARKER, bearing("a" * size), REASON_MARKER])
-    assert told.slug == "token_rejected"
-    door.app.identity_provider.token = "a" * size
-    async with await door.knock(EVENTS, [MARKER, bearing("a" * size)]) as socket:
-        assert socket.status == 101
+async def test_C1_3_the_longest_token_that_is_read(door):
+    for size in [4095, 4096]:
+        told = await door.refused(EVENTS, [MARKER, bearing("a" * size), REASON_MARKER])
+        assert told.slug == "token_rejected"
+        door.app.identity_provider.token = "a" * size
+        async with await door.knock(EVENTS, [MARKER, bearing("a" * size)]) as socket:
+            assert socket.status == 101
 
 
 async def test_C1_3_an_empty_token_is_none(door):
@@ -147,12 +147,12 @@ async def test_C1_1_a_thousand_subprotocols(door):
     assert time.monotonic() - begun < 5
 
 
-@pytest.mark.parametrize("offer", ["", ",", " , ,,", "\t", ",".join([""] * 1000)])
-async def test_C1_1_an_empty_offer_is_none(door, offer):
-    header = {"Authorization": f"token {door.token}"}
-    async with await door.knock(EVENTS, offer, header) as socket:
-        assert (socket.status, socket.subprotocol) == (101, None)
-    assert (await door.refused(EVENTS, offer)).status == 403
+async def test_C1_1_an_empty_offer_is_none(door):
+    for offer in ["", ",", " , ,,", "\t", ",".join([""] * 1000)]:
+        header = {"Authorization": f"token {door.token}"}
+        async with await door.knock(EVENTS, offer, header) as socket:
+            assert (socket.status, socket.subprotocol) == (101, None)
+        assert (await door.refused(EVENTS, offer)).status == 403
 
 
 async def test_C1_1_odd_names(door):
@@ -172,80 +172,76 @@ async def test_C1_1_markers_many_times(door):
 # -- handshakes that are none ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("credential", ["none", "bad", "good"])
-@pytest.mark.parametrize("opted_in", [True, False])
-@pytest.mark.parametrize(
-    ("drop", "upstream"),
-    [
-        ("Sec-WebSocket-Key", 400),
-        ("Sec-WebSocket-Version", 426),
-        ("Connection", 400),
-        ("Upgrade", 400),
-    ],
-)
-async def test_an_upgrade_that_lacks_something(door, drop, upstream, opted_in, credential):
-    headers = {"none": {}, "bad": {"Authorization": "token wrong"}}.get(
-        credential, {"Authorization": f"token {door.token}"}
-    )
-    answer = await door.refused(
-        EVENTS, [REASON_MARKER] if opted_in else None, headers, drop=(drop,)
-    )
-    admitted = credential == "good" or (opted_in and drop != "Upgrade")
-    assert answer.status == (upstream if admitted else 403)
+async def test_an_upgrade_that_lacks_something(door):
+    for credential in ["none", "bad", "good"]:
+        for opted_in in [True, False]:
+            for drop, upstream in [
+                ("Sec-WebSocket-Key", 400),
+                ("Sec-WebSocket-Version", 426),
+                ("Connection", 400),
+                ("Upgrade", 400),
+            ]:
+                headers = {"none": {}, "bad": {"Authorization": "token wrong"}}.get(
+                    credential, {"Authorization": f"token {door.token}"}
+                )
+                answer = await door.refused(
+                    EVENTS, [REASON_MARKER] if opted_in else None, headers, drop=(drop,)
+                )
+                admitted = credential == "good" or (opted_in and drop != "Upgrade")
+                assert answer.status == (upstream if admitted else 403)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
+async def test_an_upgrade_with_something_wrong(door):
+    for changed in [
         {"Sec-WebSocket-Version": "12"},
         {"Sec-WebSocket-Version": "13, 8"},
         {"Sec-WebSocket-Version": "x"},
         {"Connection": "keep-alive"},
         {"Upgrade": "h2c"},
         {"Upgrade": "websocket, h2c"},
-    ],
-)
-async def test_an_upgrade_with_something_wrong(door, changed):
-    for credential in (["Authorization", f"token {door.token}"],):
-        headers = {**changed, credential[0]: credential[1]}
-        answer = await door.refused(EVENTS, [REASON_MARKER], headers)
-        assert answer.status == (426 if "Sec-WebSocket-Version" in changed else 400)
-    answer = await door.refused(EVENTS, [MARKER, bearing("wrong")], changed)
-    assert answer.status in (400, 403, 426)
+    ]:
+        for credential in (["Authorization", f"token {door.token}"],):
+            headers = {**changed, credential[0]: credential[1]}
+            answer = await door.refused(EVENTS, [REASON_MARKER], headers)
+            assert answer.status == (426 if "Sec-WebSocket-Version" in changed else 400)
+        answer = await door.refused(EVENTS, [MARKER, bearing("wrong")], changed)
+        assert answer.status in (400, 403, 426)
 
 
-@pytest.mark.parametrize("key", ["x", "=" * 500, "\xff"])
-async def test_a_strange_key_is_upstreams_business(door, key):
-    headers = {"Sec-WebSocket-Key": key, "Authorization": f"token {door.token}"}
-    async with await door.knock(EVENTS, [REASON_MARKER], headers) as socket:
-        assert socket.status == 101
-    told = await door.refused(EVENTS, [REASON_MARKER], {"Sec-WebSocket-Key": key})
-    assert told.slug == "credentials_missing"
+async def test_a_strange_key_is_upstreams_business(door):
+    for key in ["x", "=" * 500, "\xff"]:
+        headers = {"Sec-WebSocket-Key": key, "Authorization": f"token {door.token}"}
+        async with await door.knock(EVENTS, [REASON_MARKER], headers) as socket:
+            assert socket.status == 101
+        told = await door.refused(EVENTS, [REASON_MARKER], {"Sec-WebSocket-Key": key})
+        assert told.slug == "credentials_missing"
 
 
-@pytest.mark.parametrize(
-    "extensions", ["permessage-deflate; x=y", ";;;", "a; b*=utf-8''%ff", "\xff"]
-)
-async def test_strange_extensions(door, extensions):
-    header = {"Sec-WebSocket-Extensions": extensions}
-    told = await door.refused(EVENTS, [REASON_MARKER], header)
-    assert told.slug == "credentials_missing"
-    async with await door.knock(EVENTS, [MARKER, bearing(door.token)], header) as socket:
-        assert socket.status == 101
+async def test_strange_extensions(door):
+    for extensions in ["permessage-deflate; x=y", ";;;", "a; b*=utf-8''%ff", "\xff"]:
+        header = {"Sec-WebSocket-Extensions": extensions}
+        told = await door.refused(EVENTS, [REASON_MARKER], header)
+        assert told.slug == "credentials_missing"
+        async with await door.knock(EVENTS, [MARKER, bearing(door.token)], header) as socket:
+            assert socket.status == 101
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "PATCH"])
-async def test_another_method_with_upgrade(door, method):
-    for headers in ({}, {"Authorization": f"token {door.token}"}):
-        for offer in (None, [MARKER, bearing(door.token), REASON_MARKER]):
-            lines = [*HANDSHAKE, "Connection: close", *(f"{k}: {v}" for k, v in headers.items())]
-            if offer:
-                lines.append(f"Sec-WebSocket-Protocol: {', '.join(offer)}")
-            reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-            writer.write(head(door, *lines, "Content-Length: 0", method=method))
-            answer = await asyncio.wait_for(reader.readline(), 10)
-            writer.transport.abort()
-            assert answer.split()[1] in (b"403", b"405")
+async def test_another_method_with_upgrade(door):
+    for method in ["POST", "PUT", "DELETE", "HEAD", "PATCH"]:
+        for headers in ({}, {"Authorization": f"token {door.token}"}):
+            for offer in (None, [MARKER, bearing(door.token), REASON_MARKER]):
+                lines = [
+                    *HANDSHAKE,
+                    "Connection: close",
+                    *(f"{k}: {v}" for k, v in headers.items()),
+                ]
+                if offer:
+                    lines.append(f"Sec-WebSocket-Protocol: {', '.join(offer)}")
+                reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+                writer.write(head(door, *lines, "Content-Length: 0", method=method))
+                answer = await asyncio.wait_for(reader.readline(), 10)
+                writer.transport.abort()
+                assert answer.split()[1] in (b"403", b"405")
 
 
 async def test_options_with_upgrade_is_still_options(door):
@@ -333,15 +329,15 @@ async def test_a_second_request_behind_a_refused_one_is_not_answered(door):
         assert await socket.at_end()
 
 
-@pytest.mark.parametrize("size", [70_000, 200_000])
-async def test_oversized_headers(door, size):
-    for line in (
-        f"Sec-WebSocket-Protocol: {bearing('a' * size)}",
-        f"Sec-WebSocket-Protocol: {', '.join(['x'] * (size // 3))}",
-        f"Cookie: a={'a' * size}",
-    ):
-        async with await door.raw(head(door, *HANDSHAKE, line)) as answer:
-            assert answer.status in (0, 400, 431)  # tornado's limit: closed without a word
+async def test_oversized_headers(door):
+    for size in [70_000, 200_000]:
+        for line in (
+            f"Sec-WebSocket-Protocol: {bearing('a' * size)}",
+            f"Sec-WebSocket-Protocol: {', '.join(['x'] * (size // 3))}",
+            f"Cookie: a={'a' * size}",
+        ):
+            async with await door.raw(head(door, *HANDSHAKE, line)) as answer:
+                assert answer.status in (0, 400, 431)  # tornado's limit: closed without a word
 
 
 async def test_a_token_as_long_as_headers_may_be(door):
@@ -349,9 +345,8 @@ async def test_a_token_as_long_as_headers_may_be(door):
     assert told.slug == "malformed_credentials"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+async def test_strange_paths(door):
+    for path in [
         "api/events/subscribe/",
         "api//events/subscribe",
         "api/%65vents/subscribe",
@@ -360,13 +355,11 @@ async def test_a_token_as_long_as_headers_may_be(door):
         "api/kernels/../events",
         "?token=a&token=b",
         f"{EVENTS}?%ff=%ff&token=a",
-    ],
-)
-async def test_strange_paths(door, path):
-    told = await door.refused(path, [MARKER, bearing("wrong"), REASON_MARKER])
-    assert (told.code, told.slug) == (4403, "token_rejected")
-    told = await door.refused(path, [REASON_MARKER])
-    assert told.slug in ("credentials_missing", "token_rejected")
+    ]:
+        told = await door.refused(path, [MARKER, bearing("wrong"), REASON_MARKER])
+        assert (told.code, told.slug) == (4403, "token_rejected")
+        told = await door.refused(path, [REASON_MARKER])
+        assert told.slug in ("credentials_missing", "token_rejected")
 
 
 async def test_C2_1_a_parameter_that_upstream_cannot_read(door):
@@ -377,9 +370,8 @@ async def test_C2_1_a_parameter_that_upstream_cannot_read(door):
         assert socket.status == 101
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
+async def test_C2_1_strange_authorization(door):
+    for value in [
         "token",
         "token ",
         "Bearer",
@@ -388,47 +380,41 @@ async def test_C2_1_a_parameter_that_upstream_cannot_read(door):
         "token a b",
         "tokenx y",
         "a" * 9999,
-    ],
-)
-async def test_C2_1_strange_authorization(door, value):
-    told = await door.refused(EVENTS, [REASON_MARKER], {"Authorization": value})
-    assert told.slug in ("credentials_missing", "token_rejected")
-    # None of it is in the way of a token in the subprotocol.
-    async with await door.knock(
-        EVENTS, [MARKER, bearing(door.token)], {"Authorization": value}
-    ) as socket:
-        assert socket.status == 101
+    ]:
+        told = await door.refused(EVENTS, [REASON_MARKER], {"Authorization": value})
+        assert told.slug in ("credentials_missing", "token_rejected")
+        # None of it is in the way of a token in the subprotocol.
+        async with await door.knock(
+            EVENTS, [MARKER, bearing(door.token)], {"Authorization": value}
+        ) as socket:
+            assert socket.status == 101
 
 
-@pytest.mark.parametrize("cookie", ["\xff", "a", "=;=;", "username=\x22", "a=b;" * 500, "_xsrf=x"])
-async def test_strange_cookies(door, cookie):
-    told = await door.refused(EVENTS, [REASON_MARKER], {"Cookie": cookie})
-    assert told.slug == "credentials_missing"
-    async with await door.knock(
-        EVENTS, [MARKER, bearing(door.token)], {"Cookie": cookie}
-    ) as socket:
-        assert socket.status == 101
+async def test_strange_cookies(door):
+    for cookie in ["\xff", "a", "=;=;", "username=\x22", "a=b;" * 500, "_xsrf=x"]:
+        told = await door.refused(EVENTS, [REASON_MARKER], {"Cookie": cookie})
+        assert told.slug == "credentials_missing"
+        async with await door.knock(
+            EVENTS, [MARKER, bearing(door.token)], {"Cookie": cookie}
+        ) as socket:
+            assert socket.status == 101
 
 
-@pytest.mark.parametrize(
-    "referer", ["\xff", "http://[", "http://x/?token", "?token=%", "//", "http://[::1"]
-)
-async def test_C2_3_strange_referers(door, referer):
-    async with await door.knock(
-        EVENTS, [MARKER, bearing(door.token)], {"Referer": referer}
-    ) as socket:
-        assert socket.status == 101
-    told = await door.refused(EVENTS, [REASON_MARKER], {"Referer": referer})
-    assert told.slug == "credentials_missing"
+async def test_C2_3_strange_referers(door):
+    for referer in ["\xff", "http://[", "http://x/?token", "?token=%", "//", "http://[::1"]:
+        async with await door.knock(
+            EVENTS, [MARKER, bearing(door.token)], {"Referer": referer}
+        ) as socket:
+            assert socket.status == 101
+        told = await door.refused(EVENTS, [REASON_MARKER], {"Referer": referer})
+        assert told.slug == "credentials_missing"
 
 
-@pytest.mark.parametrize(
-    "origin", ["", "null", "http://[", "\xff", "//", "http://[::1", "x" * 9999]
-)
-async def test_C3_4_strange_origins(door, origin):
-    answer = await door.refused(EVENTS, [REASON_MARKER], {"Origin": origin})
-    assert answer.status in (101, 403)
-    assert answer.status == 403 or answer.slug == "credentials_missing"
-    answer = await door.refused(EVENTS, [MARKER, bearing("wrong")], {"Origin": origin})
-    assert answer.status == 403 or answer.slug == "token_rejected"
-    await door.fetch(EVENTS, {"Origin": origin})
+async def test_C3_4_strange_origins(door):
+    for origin in ["", "null", "http://[", "\xff", "//", "http://[::1", "x" * 9999]:
+        answer = await door.refused(EVENTS, [REASON_MARKER], {"Origin": origin})
+        assert answer.status in (101, 403)
+        assert answer.status == 403 or answer.slug == "credentials_missing"
+        answer = await door.refused(EVENTS, [MARKER, bearing("wrong")], {"Origin": origin})
+        assert answer.status == 403 or answer.slug == "token_rejected"
+        await door.fetch(EVENTS, {"Origin": origin})

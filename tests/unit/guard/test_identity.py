@@ -223,6 +223,48 @@ async def test_C2_3_provider_that_fails_does_not_keep_strangers_from_an_open_soc
         assert socket.status == 101
 
 
+class Unreachable(FlagProvider):
+    """Asks somewhere else about tokens, which does not answer."""
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        if self.get_token(handler):
+            raise web.HTTPError(502)
+        return await super().get_user(handler)
+
+
+@pytest.mark.parametrize("provider_class", [Unreachable])
+async def test_C2_2_provider_that_is_out_of_order_has_not_said_no(door, here):
+    for sent in (Sent("good"), Sent(url="good"), Sent(header="good")):
+        answer = await door.refused(
+            sent.path("here"), sent.offer(), sent.headers(FLAG, door.app, door.port)
+        )
+        assert (answer.code, answer.slug) == (4500, "internal_error")
+    # Nor does it keep out who came in without.
+    door.guard.options = type(door.guard.options)(allow_token_in_url=False)
+    async with await door.knock(f"here?token={TOKEN}", ["own"], {"Cookie": SESSION}) as socket:
+        assert socket.status == 101
+    assert source(here) == "cookie"
+
+
+class FailingAlone(FlagProvider):
+    """Out of order only when asked once more."""
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        if isinstance(handler, DetachedHandler):
+            raise web.HTTPError(502)
+        return await super().get_user(handler)
+
+
+@pytest.mark.parametrize("provider_class", [FailingAlone])
+async def test_C2_2_second_judgement_that_fails_admits_nobody(door, here):
+    answer = await door.refused("here", WRONG, {"Cookie": SESSION})
+    assert (answer.code, answer.slug) == (4500, "internal_error")
+    assert here.steps() == ["prepare"]
+    async with await door.knock(f"here?token={BAD}", ["own"], {"Cookie": SESSION}) as socket:
+        assert socket.status == 101
+    assert source(here) == "cookie"
+
+
 class Guests(FlagProvider):
     """Everybody is somebody."""
 
@@ -444,7 +486,8 @@ class Cookies(FlagProvider):
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         handler.set_cookie("own", "changed")
-        handler.set_cookie("login", "1")
+        handler.set_secure_cookie("login", "1")
+        handler.set_signed_cookie("other", "1")
         handler.add_header("Set-Cookie", "rawlogin=1")
         return await super().get_user(handler)
 
@@ -462,13 +505,27 @@ async def test_C2_5_what_the_provider_changed_is_as_before(door):
     door.add("here", Here)
     async with await door.knock("here", GOOD) as socket:
         assert sorted(socket.set_cookies) == ["own=1; Path=/", "raw=1"]
-    async with await door.knock("here", ["own"], {"Cookie": SESSION}) as socket:
-        assert [c.partition(";")[0] for c in sorted(socket.set_cookies)] == [
-            "login=1",
-            "own=changed",
-            "raw=1",
-            "rawlogin=1",
-        ]
+    # As upstream for who did not come in by token, whether or not he sent one.
+    for path, headers in (
+        ("here", {}),
+        (f"here?token={BAD}", {}),
+        ("here", {"Authorization": f"Bearer {BAD}"}),
+    ):
+        async with await door.knock(path, ["own"], {"Cookie": SESSION, **headers}) as socket:
+            assert sorted(c.partition("=")[0] for c in socket.set_cookies) == [
+                "login",
+                "other",
+                "own",
+                "raw",
+                "rawlogin",
+            ]
+            assert "own=changed; Path=/" in socket.set_cookies
+    for path, headers in (
+        (f"here?token={TOKEN}", {}),
+        ("here", {"Authorization": f"Bearer {TOKEN}"}),
+    ):
+        async with await door.knock(path, ["own"], headers) as socket:
+            assert sorted(socket.set_cookies) == ["own=1; Path=/", "raw=1"]
 
 
 def test_C2_5_undoing_cookies_of_a_handler_that_has_set_none(jp_serverapp, http_server):

@@ -280,7 +280,7 @@ def test_C2_3_a_handler_that_came_later_reads_no_token():
     for _ in range(2):  # two readers of one record
         logger.addHandler(Late())
     try:
-        raise ValueError(f"/?token={CANARY}")
+        int(f"/?token={CANARY}")
     except ValueError:
         logger.exception("/?token=%s", CANARY)
     assert CANARY not in "".join(read)

@@ -251,6 +251,7 @@ async def test_C3_4_C2_7_host_comes_before_everything(door, caplog):
     ):
         answer = await asker.ask(EVENTS, cookie, token, route, origin, **plain)
         assert answer.status == 403
+        assert b"<html" in answer.body.lower()  # upstream's own page, wherever the page came from
     for offer in ([f"{MARKER}.%zz"], [f"{MARKER}.a", f"{MARKER}.b"]):
         answer = await asker.ask(EVENTS, "none", offer=(*offer, REASON_MARKER), **plain)
         assert answer.status == 403

@@ -90,9 +90,8 @@ async def test_C3_1_the_default_is_offered(door):
 # -- C3.2: the answer ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("offer", "answer"),
-    [
+async def test_C3_2_what_a_refusal_is_answered_with(door):
+    for offer, answer in [
         ([MARKER, BAD], MARKER),
         ([BAD], None),
         ([KERNEL, MARKER, BAD], KERNEL),
@@ -101,12 +100,10 @@ async def test_C3_1_the_default_is_offered(door):
         ([KERNEL, REASON_MARKER], REASON_MARKER),
         (["other", MARKER, BAD], MARKER),
         (["other", BAD], None),
-    ],
-)
-async def test_C3_2_what_a_refusal_is_answered_with(door, offer, answer):
-    told = await door.refused(EVENTS, offer)
-    code = 4403 if BAD in offer else 4401
-    assert (told.status, told.subprotocol, told.code) == (101, answer, code)
+    ]:
+        told = await door.refused(EVENTS, offer)
+        code = 4403 if BAD in offer else 4401
+        assert (told.status, told.subprotocol, told.code) == (101, answer, code)
 
 
 async def test_C3_2_a_choice_of_the_handlers_that_was_not_offered(door, caplog):
@@ -163,9 +160,8 @@ async def test_C3_3_every_reason_of_the_table(door):
     await door.settled()
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "slug"),
-    [
+async def test_C3_3_errors_of_handlers_that_know_of_no_table(door, caplog):
+    for status, code, slug in [
         (400, 4400, "bad_request"),
         (401, 4403, "forbidden"),  # a handler that asks for more than it was given
         (403, 4403, "forbidden"),
@@ -179,16 +175,14 @@ async def test_C3_3_every_reason_of_the_table(door):
         (502, 4500, "internal_error"),
         (503, 4503, "unavailable"),
         (504, 4504, "kernel_unresponsive"),
-    ],
-)
-async def test_C3_3_errors_of_handlers_that_know_of_no_table(door, caplog, status, code, slug):
-    door.add("status/([0-9]+)", RaisesStatus)
-    credential = {"Authorization": f"token {door.token}"}
-    told = await door.refused(f"status/{status}", [REASON_MARKER], credential)
-    assert (told.code, told.slug) == (code, slug)
-    plain = await door.refused(f"status/{status}", None, credential)
-    assert plain.status == status
-    assert errors(caplog.records) == [] or status >= 500  # upstream's access log
+    ]:
+        door.add("status/([0-9]+)", RaisesStatus)
+        credential = {"Authorization": f"token {door.token}"}
+        told = await door.refused(f"status/{status}", [REASON_MARKER], credential)
+        assert (told.code, told.slug) == (code, slug)
+        plain = await door.refused(f"status/{status}", None, credential)
+        assert plain.status == status
+        assert errors(caplog.records) == [] or status >= 500  # upstream's access log
 
 
 async def test_C3_3_an_uncaught_exception_is_upstreams_500(door, caplog):
@@ -369,16 +363,17 @@ async def test_C3_5_a_client_that_is_gone_leaves_no_place_taken(door):
     await door.settled()
 
 
-@pytest.mark.parametrize(
-    ("drop", "status"),
-    [("Sec-WebSocket-Key", 400), ("Sec-WebSocket-Version", 426), ("Connection", 400)],
-)
-async def test_C3_5_a_refusal_that_cannot_be_told_takes_no_place(door, drop, status, caplog):
-    answer = await door.refused(EVENTS, [REASON_MARKER], drop=(drop,))
-    assert answer.status == status
-    assert answer.set_cookies == []
-    await door.settled()
-    assert errors(caplog.records) == []
+async def test_C3_5_a_refusal_that_cannot_be_told_takes_no_place(door, caplog):
+    for drop, status in [
+        ("Sec-WebSocket-Key", 400),
+        ("Sec-WebSocket-Version", 426),
+        ("Connection", 400),
+    ]:
+        answer = await door.refused(EVENTS, [REASON_MARKER], drop=(drop,))
+        assert answer.status == status
+        assert answer.set_cookies == []
+        await door.settled()
+        assert errors(caplog.records) == []
 
 
 # -- C3.6: sockets that are open -------------------------------------------------------------------
@@ -386,38 +381,38 @@ async def test_C3_5_a_refusal_that_cannot_be_told_takes_no_place(door, drop, sta
 OPEN = [([], False), ([REASON_MARKER], True), ([MARKER], True)]
 
 
-@pytest.mark.parametrize(("offer", "opted_in"), OPEN)
-@pytest.mark.parametrize("slug", ["gone", "internal_error", "forbidden"])
-async def test_C3_6_open_sockets_close_by_code_only_for_who_opted_in(door, offer, opted_in, slug):
-    async with await door.knock(
-        EVENTS, offer or None, {"Authorization": f"token {door.token}"}
-    ) as socket:
-        assert socket.status == 101
-        (entry,) = door.guard.registry
-        assert entry.opted_in is opted_in
-        entry.close(slug)
-        await socket.wait_closed()
-    if opted_in:
-        assert (socket.code, socket.slug) == (REASONS[slug].code, slug)
-    else:
-        assert (socket.code, socket.reason) == (None, "")
-    await door.settled()
+async def test_C3_6_open_sockets_close_by_code_only_for_who_opted_in(door):
+    for offer, opted_in in OPEN:
+        for slug in ["gone", "internal_error", "forbidden"]:
+            async with await door.knock(
+                EVENTS, offer or None, {"Authorization": f"token {door.token}"}
+            ) as socket:
+                assert socket.status == 101
+                (entry,) = door.guard.registry
+                assert entry.opted_in is opted_in
+                entry.close(slug)
+                await socket.wait_closed()
+            if opted_in:
+                assert (socket.code, socket.slug) == (REASONS[slug].code, slug)
+            else:
+                assert (socket.code, socket.reason) == (None, "")
+            await door.settled()
 
 
-@pytest.mark.parametrize(("offer", "opted_in"), OPEN)
-@pytest.mark.parametrize("slug", ["draining", "token_revoked", "replaced"])
-async def test_C3_6_some_reasons_are_told_to_everybody(door, offer, opted_in, slug):
-    async with await door.knock(
-        EVENTS, offer or None, {"Authorization": f"token {door.token}"}
-    ) as socket:
-        (entry,) = door.guard.registry
-        entry.close(slug, retry_after=7)
-        await socket.wait_closed()
-    assert (socket.code, socket.reason.partition(":")[0]) == (
-        REASONS[slug].code,
-        f"{slug};retry_after=7",
-    )
-    await door.settled()
+async def test_C3_6_some_reasons_are_told_to_everybody(door):
+    for offer, _ in OPEN:
+        for slug in ["draining", "token_revoked", "replaced"]:
+            async with await door.knock(
+                EVENTS, offer or None, {"Authorization": f"token {door.token}"}
+            ) as socket:
+                (entry,) = door.guard.registry
+                entry.close(slug, retry_after=7)
+                await socket.wait_closed()
+            assert (socket.code, socket.reason.partition(":")[0]) == (
+                REASONS[slug].code,
+                f"{slug};retry_after=7",
+            )
+            await door.settled()
 
 
 @pytest.mark.parametrize("token_ws_config", [{"close_reasons": "never"}])

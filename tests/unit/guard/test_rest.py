@@ -42,23 +42,23 @@ def reconfigure(door: Door, **traits: object) -> None:
 # -- C4.1: open to all -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("allowed", [True, False])
-@pytest.mark.parametrize("path", [CAPABILITIES, SCHEMA])
-async def test_C4_1_open_to_all(door, path, allowed):
-    reconfigure(door, allow_unauthenticated_access=allowed)
-    for headers in (
-        {},
-        {"Authorization": "token wrong"},
-        {"Authorization": f"token {door.token}"},
-        {"Origin": EVIL},
-        {"Cookie": "username=nonsense"},
-    ):
-        for method in ("GET", "HEAD", "OPTIONS"):
-            answer = await door.fetch(path, headers, method=method)
-            assert answer.status == (204 if method == "OPTIONS" else 200), (headers, method)
-            assert answer.headers["api-version"] == "1.0"
-            if method != "GET":
-                assert answer.body == b""
+async def test_C4_1_open_to_all(door):
+    for allowed in [True, False]:
+        for path in [CAPABILITIES, SCHEMA]:
+            reconfigure(door, allow_unauthenticated_access=allowed)
+            for headers in (
+                {},
+                {"Authorization": "token wrong"},
+                {"Authorization": f"token {door.token}"},
+                {"Origin": EVIL},
+                {"Cookie": "username=nonsense"},
+            ):
+                for method in ("GET", "HEAD", "OPTIONS"):
+                    answer = await door.fetch(path, headers, method=method)
+                    assert answer.status == (204 if method == "OPTIONS" else 200), (headers, method)
+                    assert answer.headers["api-version"] == "1.0"
+                    if method != "GET":
+                        assert answer.body == b""
 
 
 async def test_C4_1_the_same_for_everybody(door):
@@ -68,24 +68,24 @@ async def test_C4_1_the_same_for_everybody(door):
     assert one.headers["etag"] == two.headers["etag"]
 
 
-@pytest.mark.parametrize("path", [CAPABILITIES, SCHEMA])
-async def test_C4_1_caching(door, path):
-    answer = await door.fetch(path)
-    assert answer.headers["cache-control"] == "private, max-age=300"
-    assert names(answer.headers["vary"]) == {"host", "origin"}
-    assert answer.headers["content-type"].startswith("application/")
-    etag = answer.headers["etag"]
-    assert etag
-    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-        again = await door.fetch(path, {"If-None-Match": known})
-        assert (again.status, again.body) == (304, b"")
-        assert again.headers["etag"] == etag
-        assert again.headers["cache-control"] == "private, max-age=300"
-        assert names(again.headers["vary"]) == {"host", "origin"}
-        assert again.headers["api-version"] == "1.0"
-    assert (await door.fetch(path, {"If-None-Match": '"other"'})).status == 200
-    head = await door.fetch(path, method="HEAD")
-    assert head.headers["etag"] == etag
+async def test_C4_1_caching(door):
+    for path in [CAPABILITIES, SCHEMA]:
+        answer = await door.fetch(path)
+        assert answer.headers["cache-control"] == "private, max-age=300"
+        assert names(answer.headers["vary"]) == {"host", "origin"}
+        assert answer.headers["content-type"].startswith("application/")
+        etag = answer.headers["etag"]
+        assert etag
+        for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+            again = await door.fetch(path, {"If-None-Match": known})
+            assert (again.status, again.body) == (304, b"")
+            assert again.headers["etag"] == etag
+            assert again.headers["cache-control"] == "private, max-age=300"
+            assert names(again.headers["vary"]) == {"host", "origin"}
+            assert again.headers["api-version"] == "1.0"
+        assert (await door.fetch(path, {"If-None-Match": '"other"'})).status == 200
+        head = await door.fetch(path, method="HEAD")
+        assert head.headers["etag"] == etag
 
 
 async def test_C4_1_the_etag_changes_with_the_host_and_with_the_document(door):
@@ -126,23 +126,27 @@ async def test_C4_2_cors_is_the_servers_own(door, path, method):
     assert await allowed(EVIL) == (None, None)
 
 
-@pytest.mark.parametrize("path", [CAPABILITIES, SCHEMA])
-async def test_C4_2_headers_allowed_and_exposed(door, path):
-    preflight = await door.fetch(
-        path,
-        {
-            "Origin": FRIEND,
-            "Access-Control-Request-Method": "GET",
-            "Access-Control-Request-Headers": "api-version",
-        },
-        method="OPTIONS",
-    )
-    assert {"api-version", "authorization"} <= names(
-        preflight.headers["access-control-allow-headers"]
-    )
-    assert names(preflight.headers["access-control-allow-methods"]) == {"get", "head", "options"}
-    answer = await door.fetch(path, {"Origin": FRIEND})
-    assert names(answer.headers["access-control-expose-headers"]) == ANSWER_HEADERS
+async def test_C4_2_headers_allowed_and_exposed(door):
+    for path in [CAPABILITIES, SCHEMA]:
+        preflight = await door.fetch(
+            path,
+            {
+                "Origin": FRIEND,
+                "Access-Control-Request-Method": "GET",
+                "Access-Control-Request-Headers": "api-version",
+            },
+            method="OPTIONS",
+        )
+        assert {"api-version", "authorization"} <= names(
+            preflight.headers["access-control-allow-headers"]
+        )
+        assert names(preflight.headers["access-control-allow-methods"]) == {
+            "get",
+            "head",
+            "options",
+        }
+        answer = await door.fetch(path, {"Origin": FRIEND})
+        assert names(answer.headers["access-control-expose-headers"]) == ANSWER_HEADERS
 
 
 async def test_C4_2_what_the_user_configured_stays(door):
@@ -173,16 +177,16 @@ async def test_C4_2_an_unknown_version_can_be_read_across_origins(door):
 NOBODY = "api/kernels/00000000-0000-0000-0000-000000000000/channels"
 
 
-@pytest.mark.parametrize("path", [EVENTS, NOBODY, "terminals/websocket/1", "late/x"])
-async def test_C4_3_options_on_a_websockets_path(door, path):
-    door.add("late/(.*)", Socket)
-    for headers in ({}, {"Origin": EVIL}, {"Sec-WebSocket-Protocol": f"{MARKER}.canary"}):
-        answer = await door.fetch(path, headers, method="OPTIONS")
-        assert (answer.status, answer.body) == (204, b"")
-        assert names(answer.headers["allow"]) == {"get", "options"}
-        link = f'<{door.base}{CAPABILITIES}>; rel="service-desc"'
-        assert answer.headers["link"] == link
-        assert answer.headers["api-version"] == "1.0"
+async def test_C4_3_options_on_a_websockets_path(door):
+    for path in [EVENTS, NOBODY, "terminals/websocket/1", "late/x"]:
+        door.add("late/(.*)", Socket)
+        for headers in ({}, {"Origin": EVIL}, {"Sec-WebSocket-Protocol": f"{MARKER}.canary"}):
+            answer = await door.fetch(path, headers, method="OPTIONS")
+            assert (answer.status, answer.body) == (204, b"")
+            assert names(answer.headers["allow"]) == {"get", "options"}
+            link = f'<{door.base}{CAPABILITIES}>; rel="service-desc"'
+            assert answer.headers["link"] == link
+            assert answer.headers["api-version"] == "1.0"
 
 
 async def test_C4_3_unless_the_handler_has_its_own(door):
@@ -384,21 +388,18 @@ async def test_C4_6_the_schema_is_served_and_valid(door):
         jsonschema.validate({}, schema)
 
 
-@pytest.mark.parametrize(
-    ("websocket_url", "expected"),
-    [
+async def test_C4_6_a_websocket_url_of_its_own(door):
+    for websocket_url, expected in [
         ("", "ws://{host}{base}"),
         ("wss://sockets.example", "wss://sockets.example{base}"),
         ("wss://sockets.example/", "wss://sockets.example{base}"),
         ("ws://sockets.example:81{base}", "ws://sockets.example:81{base}"),
         ("wss://sockets.example/below{base}", "wss://sockets.example/below{base}"),
         ("https://no.socket.example", "ws://{host}{base}"),
-    ],
-)
-async def test_C4_6_a_websocket_url_of_its_own(door, websocket_url, expected):
-    known = {"host": door.host, "base": door.base}
-    reconfigure(door, websocket_url=websocket_url.format(**known))
-    assert (await document(door))["ws_url"] == expected.format(**known)
+    ]:
+        known = {"host": door.host, "base": door.base}
+        reconfigure(door, websocket_url=websocket_url.format(**known))
+        assert (await document(door))["ws_url"] == expected.format(**known)
 
 
 async def test_C4_6_addresses_are_those_of_the_request(door):
@@ -420,45 +421,48 @@ async def test_C4_6_every_base_url(door):
 # -- C5: versions and errors -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("requested", [None, "1.0", " 1.0 ", "1.9", "1.0000"])
-@pytest.mark.parametrize("path", [CAPABILITIES, SCHEMA])
-async def test_C5_1_the_same_major_version_is_compatible(door, path, requested):
-    headers = {} if requested is None else {"Api-Version": requested}
-    answer = await door.fetch(path, headers)
-    assert (answer.status, answer.headers["api-version"]) == (200, "1.0")
+async def test_C5_1_the_same_major_version_is_compatible(door):
+    for requested in [None, "1.0", " 1.0 ", "1.9", "1.0000"]:
+        for path in [CAPABILITIES, SCHEMA]:
+            headers = {} if requested is None else {"Api-Version": requested}
+            answer = await door.fetch(path, headers)
+            assert (answer.status, answer.headers["api-version"]) == (200, "1.0")
 
 
-@pytest.mark.parametrize("requested", ["2.0", "0.9", "9", "", "one", "1.0, 2.0", "1." + "0" * 99])
-@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
-async def test_C5_2_an_unknown_version_is_answered_422(door, requested, method):
-    for path in (CAPABILITIES, SCHEMA):
-        answer = await door.fetch(path, {"Api-Version": requested}, method=method)
-        assert answer.status == 422
-        assert answer.headers["supported-api-versions"] == "1.0"
-        assert answer.headers["api-version"] == "1.0"
-        assert answer.headers["content-type"].startswith("application/json")
-        assert json.loads(answer.body) == {
-            "status": "unsupported_api_version",
-            "supported_api_versions": ["1.0"],
-        }
+async def test_C5_2_an_unknown_version_is_answered_422(door):
+    for requested in ["2.0", "0.9", "9", "", "one", "1.0, 2.0", "1." + "0" * 99]:
+        for method in ["GET", "OPTIONS"]:
+            for path in (CAPABILITIES, SCHEMA):
+                answer = await door.fetch(path, {"Api-Version": requested}, method=method)
+                assert answer.status == 422
+                assert answer.headers["supported-api-versions"] == "1.0"
+                assert answer.headers["api-version"] == "1.0"
+                assert answer.headers["content-type"].startswith("application/json")
+                assert json.loads(answer.body) == {
+                    "status": "unsupported_api_version",
+                    "supported_api_versions": ["1.0"],
+                }
 
 
-@pytest.mark.parametrize("requested", ["1.0", "2.0"])
-@pytest.mark.parametrize("credential", [True, False])
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "BREW"])
-async def test_C5_4_C5_1_a_wrong_method_is_a_405_as_json(door, method, credential, requested):
-    headers = {"Api-Version": requested}
-    if credential:
-        headers["Authorization"] = f"token {door.token}"
-    for path in (CAPABILITIES, SCHEMA):
-        answer = await door.fetch(path, headers, method=method)
-        assert answer.status == 405
-        assert answer.headers["content-type"].startswith("application/json")
-        assert answer.headers["api-version"] == "1.0"
-        assert names(answer.headers["allow"]) == {"get", "head", "options"}
-        error = json.loads(answer.body)
-        assert error == {"status": "bad_request", "message": REASONS["bad_request"].text}
-        assert "set-cookie" not in answer.headers
+async def test_C5_4_C5_1_a_wrong_method_is_a_405_as_json(door):
+    for requested in ["1.0", "2.0"]:
+        for credential in [True, False]:
+            for method in ["POST", "PUT", "PATCH", "DELETE", "BREW"]:
+                headers = {"Api-Version": requested}
+                if credential:
+                    headers["Authorization"] = f"token {door.token}"
+                for path in (CAPABILITIES, SCHEMA):
+                    answer = await door.fetch(path, headers, method=method)
+                    assert answer.status == 405
+                    assert answer.headers["content-type"].startswith("application/json")
+                    assert answer.headers["api-version"] == "1.0"
+                    assert names(answer.headers["allow"]) == {"get", "head", "options"}
+                    error = json.loads(answer.body)
+                    assert error == {
+                        "status": "bad_request",
+                        "message": REASONS["bad_request"].text,
+                    }
+                    assert "set-cookie" not in answer.headers
 
 
 async def test_C5_4_a_wrong_host_is_a_403_as_json(door):
@@ -473,15 +477,15 @@ async def test_C5_4_a_wrong_host_is_a_403_as_json(door):
     assert (await door.fetch(EVENTS, {"Host": "evil.example"}, method="OPTIONS")).status == 403
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
-async def test_C5_4_a_body_that_is_not_json_is_415(door, kind):
-    headers = {} if kind is None else {"Content-Type": kind}
-    answer = await door.fetch(CAPABILITIES, headers, body=b"a=b")
-    assert answer.status == 415
-    assert json.loads(answer.body)["status"] == "bad_request"
-    for json_kind in ("application/json", "Application/JSON; charset=utf-8"):
-        answer = await door.fetch(CAPABILITIES, {"Content-Type": json_kind}, body=b"{}")
-        assert answer.status == 200
+async def test_C5_4_a_body_that_is_not_json_is_415(door):
+    for kind in ["text/plain", "application/x-www-form-urlencoded", None]:
+        headers = {} if kind is None else {"Content-Type": kind}
+        answer = await door.fetch(CAPABILITIES, headers, body=b"a=b")
+        assert answer.status == 415
+        assert json.loads(answer.body)["status"] == "bad_request"
+        for json_kind in ("application/json", "Application/JSON; charset=utf-8"):
+            answer = await door.fetch(CAPABILITIES, {"Content-Type": json_kind}, body=b"{}")
+            assert answer.status == 200
 
 
 class Failing(rest.ApiHandler):
@@ -498,9 +502,8 @@ class Failing(rest.ApiHandler):
         raise Refused(slug, int(seconds) if seconds else None)
 
 
-@pytest.mark.parametrize(
-    ("what", "status", "slug", "retry_after"),
-    [
+async def test_C5_4_errors_are_json(door):
+    for what, status, slug, retry_after in [
         ("crash", 500, "internal_error", None),
         ("unauthenticated", 401, "forbidden", None),
         ("404", 404, "not_found", None),
@@ -508,17 +511,15 @@ class Failing(rest.ApiHandler):
         ("draining-3", 503, "draining", 3),
         ("too_many_connections-0", 429, "too_many_connections", 0),
         ("token_rejected", 403, "token_rejected", None),
-    ],
-)
-async def test_C5_4_errors_are_json(door, what, status, slug, retry_after):
-    door.add("api/token-ws/failing/(.*)", Failing)
-    answer = await door.fetch(f"api/token-ws/failing/{what}")
-    assert answer.status == status
-    assert answer.headers["content-type"].startswith("application/json")
-    assert answer.headers["api-version"] == "1.0"
-    expected: dict[str, object] = {"status": slug, "message": REASONS[slug].text}
-    if retry_after is not None:
-        expected["retry_after"] = retry_after
-    assert json.loads(answer.body) == expected
-    shown = answer.headers.get("retry-after")
-    assert shown == (None if retry_after is None else str(retry_after))
+    ]:
+        door.add("api/token-ws/failing/(.*)", Failing)
+        answer = await door.fetch(f"api/token-ws/failing/{what}")
+        assert answer.status == status
+        assert answer.headers["content-type"].startswith("application/json")
+        assert answer.headers["api-version"] == "1.0"
+        expected: dict[str, object] = {"status": slug, "message": REASONS[slug].text}
+        if retry_after is not None:
+            expected["retry_after"] = retry_after
+        assert json.loads(answer.body) == expected
+        shown = answer.headers.get("retry-after")
+        assert shown == (None if retry_after is None else str(retry_after))

@@ -46,6 +46,16 @@ async def test_C3_5_address_route_and_credential_are_counted_apart(door):
 
 
 @pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
+async def test_C3_5_one_address_does_not_use_up_what_another_is_told(door, http_server):
+    http_server.xheaders = True  # as behind a proxy, which says where a client is
+    statuses = [
+        (await door.refused(EVENTS, [REASON_MARKER], {"X-Real-Ip": address})).status
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2")
+    ]
+    assert statuses == [101, 403, 101, 403]
+
+
+@pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
 async def test_C3_5_a_storm_does_not_keep_the_good_out(door):
     for _ in range(3):
         await door.refused(EVENTS, [REASON_MARKER])

@@ -32,11 +32,21 @@ def test_every_group_is_described():
     assert set(described) == GROUPS
 
 
-@pytest.mark.parametrize("cases", ["[]", '[{"name": "a"}, {"name": "a"}]'])
-def test_group_without_cases_or_with_ambiguous_names_is_an_error(tmp_path, monkeypatch, cases):
+@pytest.mark.parametrize(
+    ("cases", "problem"),
+    [
+        ("[]", "no cases"),
+        ('[{"name": "a"}, {"name": "a"}]', "two of one name"),
+        (r'[{"name": "a\\b"}]', "not plain"),
+        (r'[{"name": "a\tb"}]', "not plain"),
+        (r'[{"name": "\u00fc"}]', "not plain"),
+    ],
+    ids=["empty", "ambiguous", "backslash", "tab", "not ASCII"],
+)
+def test_group_without_cases_or_with_odd_names_is_an_error(tmp_path, monkeypatch, cases, problem):
     (tmp_path / "broken.json").write_text(f'{{"group": {cases}}}', encoding="ascii")
     monkeypatch.setattr(support, "VECTORS", tmp_path)
-    with pytest.raises(ValueError, match="no cases"):
+    with pytest.raises(ValueError, match=problem):
         vectors("broken", "group")
 
 
