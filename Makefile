@@ -34,7 +34,7 @@ demo-env:
 	@$(PYTHON) tools/bootstrap.py demo
 
 .PHONY: env
-env: ## make or update .venv and the node packages of the tests
+env: ## make or update .venv and the node packages of the tests and the frontend
 	@$(PYTHON) tools/bootstrap.py dev
 
 .PHONY: lock
@@ -42,8 +42,10 @@ lock: env ## choose newest versions for all development packages: requirements/d
 	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --group dev --extra demo \
 		--no-emit-package jupyter-token-ws --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --quiet --output-file requirements/dev.lock pyproject.toml
-	npm install --prefix tests/node --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
-	@echo "now: make test, then commit requirements/dev.lock and tests/node/package-lock.json"
+	for place in tests/node frontend; do \
+		npm install --prefix $$place --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund || exit; \
+	done
+	@echo "now: make test, then commit requirements/dev.lock and both package-lock.json"
 
 # --- to see it ------------------------------------------------------------------------------------
 
@@ -116,5 +118,6 @@ build: env ## sdist and wheel in dist/
 .PHONY: clean
 clean: ## remove everything the targets made
 	rm -rf .venv .venv-* .setup.lock tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache \
+		frontend/node_modules frontend/lib frontend/coverage \
 		.hypothesis .coverage .coverage.* htmlcov build dist mutants docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

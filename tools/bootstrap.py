@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 MINIMUM = (3, 10)
 LOCK = ROOT / "requirements" / "dev.lock"
-NODE = ROOT / "tests" / "node"
+NODE = (ROOT / "tests" / "node", ROOT / "frontend")
 
 
 class SetupError(Exception):
@@ -134,7 +134,7 @@ class Environment:
 
 
 def install_node_packages() -> None:
-    """Install the node packages that tests use as they are locked; without npm, say so and go on.
+    """Install the node packages that tests and frontend use as they are locked; without npm, say so.
 
     The tests that need them are then skipped, or fail under REQUIRE_ALL=1.
     """
@@ -142,15 +142,16 @@ def install_node_packages() -> None:
     if npm is None:
         say("npm is missing (Debian package npm): tests that run node will be skipped")
         return
-    stamp = NODE / "node_modules" / ".stamp"
-    wanted = digest(NODE / "package-lock.json")
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return
-    run(
-        [npm, "ci", "--prefix", NODE, "--no-audit", "--no-fund", "--ignore-scripts"],
-        "installing the node packages of the tests",
-    )
-    stamp.write_text(wanted)
+    for place in NODE:
+        stamp = place / "node_modules" / ".stamp"
+        wanted = digest(place / "package-lock.json")
+        if stamp.is_file() and stamp.read_text() == wanted:
+            continue
+        run(
+            [npm, "ci", "--prefix", place, "--no-audit", "--no-fund", "--ignore-scripts"],
+            f"installing the node packages of {place.relative_to(ROOT)}",
+        )
+        stamp.write_text(wanted)
 
 
 @contextlib.contextmanager

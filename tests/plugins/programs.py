@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 _REASON = re.compile(r"missing: (.+?), to be had by: (.+?)\.(?=\W|$)")
-_NODE_MODULES = Path(__file__).parent.parent / "node" / "node_modules"
+_ROOT = Path(__file__).parent.parent.parent
+_NODE_MODULES = _ROOT / "tests" / "node" / "node_modules"
+FRONTEND = _ROOT / "frontend"
 
 
 def _missing(what: str, remedy: str) -> None:
@@ -48,15 +50,16 @@ def requires(program: str, package: str) -> str:
     return str(path)
 
 
-def requires_node_package(name: str) -> Path:
+def requires_node_package(name: str, modules: Path = _NODE_MODULES) -> Path:
     """Return ``tests/node/node_modules``, or skip the running test unless it has package *name*.
 
     Needs ``node`` too. To be used as a script's ``NODE_PATH``, or as the place above its imports.
+    ``modules`` is another such folder.
     """
     requires("node", "nodejs")
-    if not (_NODE_MODULES / name / "package.json").is_file():
+    if not (modules / name / "package.json").is_file():
         _missing(f"node package {name}", "make env, which needs npm: apt-get install npm")
-    return _NODE_MODULES
+    return modules
 
 
 def pytest_configure(config: pytest.Config) -> None:

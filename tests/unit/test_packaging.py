@@ -110,7 +110,8 @@ def test_sdist_has_what_packagers_need(sdist):
     names = names_in_sdist(sdist)
     expected = {
         "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO", "README.md",
-        "docs/reference/conformance.md", "pyproject.toml", "requirements/dev.lock",
+        "docs/reference/conformance.md", "frontend/package-lock.json", "frontend/src/index.ts",
+        "pyproject.toml", "requirements/dev.lock",
         "jupyter-config/jupyter_server_config.d/jupyter_token_ws.json", "tests/conftest.py",
         "tests/node/package-lock.json", "tests/unit/test_packaging.py", "tools/bootstrap.py",
     }  # fmt: skip
@@ -118,7 +119,16 @@ def test_sdist_has_what_packagers_need(sdist):
 
 
 def test_sdist_has_nothing_that_is_made(sdist):
-    made = ("/node_modules/", "/__pycache__/", "docs/_build/", ".venv", ".pyc", ".coverage")
+    made = (
+        "/node_modules/",
+        "frontend/lib/",
+        "frontend/coverage/",
+        "/__pycache__/",
+        "docs/_build/",
+        ".venv",
+        ".pyc",
+        ".coverage",
+    )
     assert [name for name in names_in_sdist(sdist) if any(part in name for part in made)] == []
 
 

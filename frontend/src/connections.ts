@@ -1,0 +1,342 @@
+/**
+ * What all sockets of a page share: the server they belong to, its capabilities, the memory of each path,
+ * and who is told what happens.
+ */
+
+import type { Carrier, OpenCarrier } from './carrier.js';
+import { API_VERSIONS } from './constants.js';
+import { HEALTHY_AFTER, PathState, type Credential } from './policy.js';
+import type { Closed } from './reasons.js';
+import { addresses, isDeclared, pathBelow, STOCK_SOCKETS, withSlash, type Capabilities } from './trust.js';
+
+/** What can be told to a user interface. `path` is below the server's base. */
+export type ConnectionEvent =
+  | { readonly kind: 'open'; readonly path: string }
+  | { readonly kind: 'refused'; readonly path: string; readonly closed: Closed }
+  | { readonly kind: 'parked'; readonly path: string; readonly closed: Closed }
+  | { readonly kind: 'waiting'; readonly path: string; readonly closed: Closed; readonly seconds: number }
+  | { readonly kind: 'released'; readonly path: string }
+  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause };
+
+/** Why a socket may have failed without a reason, by what could be found out. */
+export type Cause =
+  /** Nothing answers, or only a proxy does that has no server behind it. */
+  | 'server_down'
+  /** The server answers, and would tell its reasons: websockets do not get through to it. */
+  | 'websockets_blocked'
+  /** The server refuses the credential for plain requests too. */
+  | 'credential_refused'
+  /** The browser did not even try, for instance `ws` from an `https` page. */
+  | 'not_attempted'
+  /** Nothing more can be said: the server tells no reasons, or this page may not read what it answers. */
+  | 'unknown';
+
+export interface ConnectionOptions {
+  /** The server's base address, `https://host/user/ann/`. */
+  readonly baseUrl: string;
+  /** The base of its websockets; from `baseUrl` and the capabilities where absent. */
+  readonly wsUrl?: string;
+  /** The token, asked anew for each attempt; empty for none. */
+  readonly token?: () => string;
+  /** Whether the browser sends a login cookie to `wsUrl` by itself, so that no token is needed at first. */
+  readonly cookies?: boolean;
+  /** The capabilities document where it is known already, for instance from the page. */
+  readonly capabilities?: Capabilities;
+  /** Whether a token may go into the URL for servers that have no capabilities. */
+  readonly allowTokenInUrl?: boolean;
+  /** Told of what happens. */
+  readonly onEvent?: (event: ConnectionEvent) => void;
+  /** Opens sockets of this server, instead of `WebSocket`. */
+  readonly carrier?: OpenCarrier;
+  /** The browser's own, for tests and other places. */
+  readonly WebSocket?: new (address: string, protocols: string[]) => Carrier;
+  readonly fetch?: typeof fetch;
+}
+
+const CAPABILITIES_PATH = 'api/token-ws/capabilities';
+/** Answers anybody who is signed in, and nobody else. */
+const WHO_AM_I_PATH = 'api/me';
+/** Milliseconds that a plain request may take. */
+const PREFLIGHT_TIMEOUT = 10_000;
+/** Seconds that an explanation holds: one for all sockets of a page that fail together. */
+const EXPLAINED_FOR = 5;
+/** The longest that `setTimeout` takes, in milliseconds. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
+/** One server, as the sockets of a page see it. */
+export class Connections {
+  readonly baseUrl: string;
+  readonly wsUrl: string;
+  readonly cookies: boolean;
+  readonly allowTokenInUrl: boolean;
+  private readonly _token: () => string;
+  private readonly _native: OpenCarrier;
+  private readonly _carrier: OpenCarrier;
+  private readonly _fetch: typeof fetch;
+  private readonly _onEvent: (event: ConnectionEvent) => void;
+  private readonly _paths = new Map<string, PathState>();
+  private readonly _waiting = new Map<string, Set<() => void>>();
+  private readonly _causes = new Map<Credential, { readonly cause: Promise<Cause>; until: number }>();
+  private _asked: Promise<Capabilities | null> | null;
+  private _warned = false;
+
+  constructor(options: ConnectionOptions) {
+    this.baseUrl = withSlash(options.baseUrl);
+    this.wsUrl = withSlash(options.wsUrl ?? addresses(this.baseUrl, options.capabilities ?? null).wsUrl);
+    this.cookies = options.cookies ?? false;
+    this.allowTokenInUrl = options.allowTokenInUrl ?? true;
+    // Taken now: the page may put our class in the place of the browser's afterwards.
+    const Native = options.WebSocket ?? WebSocket;
+    this._native = (address, protocols): Carrier => new Native(address, protocols);
+    this._carrier = options.carrier ?? this._native;
+    this._token = options.token ?? ((): string => '');
+    this._fetch = options.fetch ?? ((...args): Promise<Response> => fetch(...args));
+    this._onEvent = options.onEvent ?? ((): void => undefined);
+    this._asked = options.capabilities ? Promise.resolve(options.capabilities) : null;
+  }
+
+  /** The token as it is now; empty for none, and where the page's function for it fails. */
+  get token(): string {
+    try {
+      return this._token();
+    } catch (error) {
+      console.error(error);
+      return '';
+    }
+  }
+
+  /**
+   * The capabilities document, `null` where the server has none (404). Asked once; an error is no answer and
+   * is asked again.
+   *
+   * @throws Error where nothing answers, or something else than a server.
+   */
+  capabilities(): Promise<Capabilities | null> {
+    this._asked ??= this._preflight('default').catch((error: unknown) => {
+      this._asked = null;
+      throw error;
+    });
+    return this._asked;
+  }
+
+  /** The path of an address below the websockets' base, `null` for a foreign one. */
+  below(address: string): string | null {
+    return pathBelow(this.wsUrl, address);
+  }
+
+  /**
+   * Whether tokens and reasons have a meaning on a path: the server declares it. Proxied applications are
+   * not declared.
+   */
+  declares(path: string, capabilities: Capabilities | null | undefined): boolean {
+    return isDeclared(path, capabilities?.sockets ?? STOCK_SOCKETS);
+  }
+
+  /**
+   * Begin a handshake.
+   *
+   * @param own whether it is one of this server's declared sockets
+   * @throws what the browser throws, with the address in its message
+   */
+  open(address: string, protocols: readonly string[], own: boolean): Carrier {
+    return (own ? this._carrier : this._native)(address, [...protocols]);
+  }
+
+  /** The memory of one path. */
+  state(path: string): PathState {
+    let state = this._paths.get(path);
+    if (!state) {
+      state = new PathState();
+      this._paths.set(path, state);
+    }
+    return state;
+  }
+
+  /** A socket to `path` ended, `age` seconds after it opened (0: it never did). */
+  ended(path: string, age: number): void {
+    const state = this._paths.get(path);
+    if (age >= HEALTHY_AFTER) {
+      state?.healthy();
+    }
+    if (state?.idle) {
+      this._paths.delete(path);
+    }
+  }
+
+  /** Every parked path, with the reason. */
+  parked(): ReadonlyMap<string, Closed> {
+    const found = new Map<string, Closed>();
+    for (const [path, state] of this._paths) {
+      if (state.parked) {
+        found.set(path, state.parked);
+      }
+    }
+    return found;
+  }
+
+  /** The user acted: sockets to this path, or to all parked paths, may connect again at once. */
+  release(path?: string): void {
+    this._causes.clear();
+    for (const known of path === undefined ? [...this.parked().keys()] : [path]) {
+      this._paths.get(known)?.released();
+      this.emit({ kind: 'released', path: known });
+      for (const go of [...(this._waiting.get(known) ?? [])]) {
+        go();
+      }
+    }
+  }
+
+  /**
+   * Resolves when a socket to `path` may connect. `signal` ends the wait without an answer being needed any
+   * more.
+   */
+  async mayConnect(path: string, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const state = this._paths.get(path);
+      if (signal.aborted || !state || (!state.parked && state.notBefore <= now())) {
+        return;
+      }
+      await this._wait(path, state.parked ? null : state.notBefore - now(), signal);
+    }
+  }
+
+  /** A socket failed without a reason before it opened: find out what can be said. */
+  async explain(path: string, credential: Credential): Promise<void> {
+    const cause = await this._cause(credential);
+    if (cause === 'credential_refused') {
+      this.state(path).distrust(credential);
+    }
+    this.emit({ kind: 'unexplained', path, cause });
+  }
+
+  /** Tell who listens. What goes wrong there must not reach the sockets. */
+  emit(event: ConnectionEvent): void {
+    try {
+      this._onEvent(event);
+    } catch (error) {
+      console.error(error);
+    }
+  }
+
+  /** A token goes into a URL: say so, once (C2.9). */
+  warnOfUrl(): void {
+    if (!this._warned) {
+      this._warned = true;
+      console.warn(`${this.baseUrl} has no jupyter_token_ws: the token goes into websocket URLs.`);
+    }
+  }
+
+  /** Wait for `release`, for `signal`, or for so many seconds; leaves nothing behind. */
+  private _wait(path: string, seconds: number | null, signal: AbortSignal): Promise<void> {
+    return new Promise(resolve => {
+      const waiting = this._waiting.get(path) ?? new Set();
+      this._waiting.set(path, waiting);
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const go = (): void => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', go);
+        waiting.delete(go);
+        if (waiting.size === 0) {
+          this._waiting.delete(path);
+        }
+        resolve();
+      };
+      waiting.add(go);
+      signal.addEventListener('abort', go);
+      if (seconds !== null) {
+        timer = setTimeout(go, Math.min(seconds * 1000, LONGEST_TIMER));
+      }
+    });
+  }
+
+  private _cause(credential: Credential): Promise<Cause> {
+    const known = this._causes.get(credential);
+    if (known && now() < known.until) {
+      return known.cause;
+    }
+    const entry = { cause: this._findCause(credential), until: Infinity };
+    this._causes.set(credential, entry);
+    void entry.cause.then(() => {
+      entry.until = now() + EXPLAINED_FOR;
+    });
+    return entry.cause;
+  }
+
+  private async _findCause(credential: Credential): Promise<Cause> {
+    let found: Capabilities | null;
+    try {
+      found = await this._preflight('no-store');
+    } catch {
+      return (await this._answers()) ? 'unknown' : 'server_down';
+    }
+    if (found) {
+      // The extension may have come since. That it is gone is not believed: no downgrade.
+      this._asked = Promise.resolve(found);
+    }
+    const admitted = await this._admits(credential);
+    if (admitted === false) {
+      return 'credential_refused';
+    }
+    return admitted && found?.reasons ? 'websockets_blocked' : 'unknown';
+  }
+
+  private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
+    const response = await this._get(CAPABILITIES_PATH, { cache, redirect: 'error' });
+    if (response.status === 404) {
+      return null;
+    }
+    const found: unknown = response.ok ? await response.json() : null;
+    if (!isCapabilities(found)) {
+      throw new Error(`No capabilities, and no word that there are none: HTTP ${response.status}`);
+    }
+    return found;
+  }
+
+  /**
+   * Whether anything is there that answers. A page of another origin may not read what, and the browser
+   * does not say that this was the reason for an error.
+   */
+  private async _answers(): Promise<boolean> {
+    try {
+      const options = { mode: 'no-cors', credentials: 'omit', cache: 'no-store' } as const;
+      const response = await this._get(CAPABILITIES_PATH, options);
+      return response.type === 'opaque' || response.ok;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Whether plain requests with this credential are admitted; `null` where that cannot be found out. */
+  private async _admits(credential: Credential): Promise<boolean | null> {
+    try {
+      const byToken = { credentials: 'omit', headers: { Authorization: `token ${this.token}` } } as const;
+      const response = await this._get(WHO_AM_I_PATH, {
+        cache: 'no-store',
+        redirect: 'manual', // to a login page
+        ...(credential === 'token' ? byToken : { credentials: 'include' })
+      });
+      if (response.type === 'opaqueredirect' || [301, 302, 303, 307, 401, 403].includes(response.status)) {
+        return false;
+      }
+      return response.ok || null;
+    } catch {
+      return null;
+    }
+  }
+
+  private _get(path: string, options: RequestInit): Promise<Response> {
+    const signal = AbortSignal.timeout(PREFLIGHT_TIMEOUT);
+    return this._fetch(this.baseUrl + path, { ...options, signal });
+  }
+}
+
+/** Seconds. */
+export function now(): number {
+  return performance.now() / 1000;
+}
+
+function isCapabilities(found: unknown): found is Capabilities {
+  const versions = (found as Partial<Capabilities> | null)?.api_versions;
+  const major = API_VERSIONS[0].replace(/[^.]*$/, '');
+  return Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
+}

@@ -1,0 +1,101 @@
+/**
+ * When a path may be connected to again, and how (contract section 3, "advice").
+ *
+ * Knows time only as an argument and does no I/O: a table of what happened in, decisions out. The state of a
+ * path outlives its sockets, because applications reconnect by making new ones.
+ */
+
+import type { Closed } from './reasons.js';
+
+/** Seconds: the first wait, and the longest. */
+export const BACKOFF = { first: 1, longest: 60 } as const;
+
+/** A socket counts as healthy, and its path's failures as over, after so many seconds. */
+export const HEALTHY_AFTER = 10;
+
+/** Which credential an attempt shows. */
+export type Credential = 'cookie' | 'token';
+
+/** What to do after an attempt was refused. */
+export type Decision =
+  /** Try again at once, with another credential. */
+  | { readonly action: 'again'; readonly credential: Credential }
+  /** Nothing helps until the user acts: the next socket to this path stays CONNECTING. */
+  | { readonly action: 'park' }
+  /** The next socket to this path waits until `notBefore`, in seconds of the caller's clock. */
+  | { readonly action: 'wait'; readonly notBefore: number };
+
+/** The memory of one path. */
+export class PathState {
+  /** Refusals since the path was last healthy. */
+  failures = 0;
+  /** The reason it is parked for, or `null`. */
+  parked: Closed | null = null;
+  /** Not before this moment, in seconds. */
+  notBefore = 0;
+  private readonly _refused = new Set<Credential>();
+
+  /** The credential of the first attempt: the cookie where the page has one, unless it was refused. */
+  first(hasCookie: boolean, hasToken: boolean): Credential {
+    if (!hasToken) {
+      return 'cookie';
+    }
+    const usual: Credential = hasCookie ? 'cookie' : 'token';
+    const other: Credential = hasCookie ? 'token' : 'cookie';
+    return this._refused.has(usual) && !this._refused.has(other) ? other : usual;
+  }
+
+  /**
+   * An attempt was refused, or an open socket was ended, with a reason.
+   *
+   * @param now seconds of the caller's clock
+   * @param random a number in [0, 1) for the jitter
+   */
+  refused(closed: Closed, credential: Credential, hasToken: boolean, now: number, random: number): Decision {
+    if (closed.advice === 'authenticate') {
+      this._refused.add(credential);
+      const other: Credential = credential === 'cookie' ? 'token' : 'cookie';
+      const possible = other === 'cookie' || hasToken;
+      if (possible && !this._refused.has(other)) {
+        return { action: 'again', credential: other };
+      }
+    }
+    if (closed.advice === 'retry' || closed.advice === 'retry_after') {
+      const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
+      this.failures += 1;
+      // The jitter comes on top: all clients of a server that restarts were told the same second.
+      this.notBefore = now + (closed.retryAfter ?? 0) + longest * random;
+      return { action: 'wait', notBefore: this.notBefore };
+    }
+    return this.park(closed);
+  }
+
+  /** Nothing helps until the user acts. */
+  park(closed: Closed): Decision {
+    this.parked = closed;
+    return { action: 'park' };
+  }
+
+  /** A credential turned out to be refused although no reason said so: begin with the other one. */
+  distrust(credential: Credential): void {
+    this._refused.add(credential);
+  }
+
+  /** The path works; how a socket to it ended does not matter any more. */
+  healthy(): void {
+    this.failures = 0;
+    this.notBefore = 0;
+    this._refused.clear();
+  }
+
+  /** The user acted: forget what was refused. */
+  released(): void {
+    this.parked = null;
+    this.healthy();
+  }
+
+  /** Whether there is nothing to remember. */
+  get idle(): boolean {
+    return !this.parked && this.failures === 0 && this._refused.size === 0;
+  }
+}

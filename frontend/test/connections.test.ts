@@ -1,0 +1,385 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+
+import { Connections, type ConnectionEvent, type ConnectionOptions } from '../src/connections';
+import { parseClose, type Closed } from '../src/reasons';
+import { CAPABILITIES, native, TestServer } from './server';
+
+const PATH = 'api/kernels/1/channels';
+const FORBIDDEN = parseClose(4403, 'forbidden') as Closed;
+const FAILED = parseClose(4500, 'internal_error') as Closed;
+
+let events: ConnectionEvent[];
+
+function connections(options: Partial<ConnectionOptions> = {}): Connections {
+  return new Connections({
+    baseUrl: 'http://127.0.0.1:1/',
+    WebSocket: native,
+    onEvent: event => events.push(event),
+    ...options
+  });
+}
+
+/** What a waiting path keeps. */
+function kept(of: Connections): { waiting: number; paths: number } {
+  const inside = of as unknown as { _waiting: Map<string, unknown>; _paths: Map<string, unknown> };
+  return { waiting: inside._waiting.size, paths: inside._paths.size };
+}
+
+/** Counts the listeners of a signal. */
+function watched(): { controller: AbortController; listeners: () => number } {
+  const controller = new AbortController();
+  const add = vi.spyOn(controller.signal, 'addEventListener');
+  const remove = vi.spyOn(controller.signal, 'removeEventListener');
+  return { controller, listeners: () => add.mock.calls.length - remove.mock.calls.length };
+}
+
+beforeEach(() => {
+  events = [];
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+  vi.restoreAllMocks();
+});
+
+describe('options', () => {
+  it('have defaults', () => {
+    vi.stubGlobal('WebSocket', native);
+    const made = new Connections({ baseUrl: 'https://host/user/ann' });
+    vi.unstubAllGlobals();
+    expect(made.baseUrl).toBe('https://host/user/ann/');
+    expect(made.wsUrl).toBe('wss://host/user/ann/');
+    expect([made.cookies, made.allowTokenInUrl, made.token]).toEqual([false, true, '']);
+    expect(() => made.emit({ kind: 'open', path: 'x' })).not.toThrow();
+  });
+
+  it('C4 takes the websockets’ address from capabilities below the base only', () => {
+    const ofDocument = (ws_url: string): string =>
+      connections({ baseUrl: 'https://host/ann/', capabilities: { api_versions: ['1.0'], ws_url } }).wsUrl;
+    expect(ofDocument('wss://host/ann/ws/')).toBe('wss://host/ann/ws/');
+    expect(ofDocument('wss://evil/ann/')).toBe('wss://host/ann/');
+  });
+
+  it('takes the websockets’ address that the page gave before that', () => {
+    expect(connections({ wsUrl: 'wss://elsewhere/ann' }).wsUrl).toBe('wss://elsewhere/ann/');
+  });
+
+  it('a token function that fails gives no token, and is heard of', () => {
+    const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    const broken = new Error('broken');
+    const made = connections({
+      token: () => {
+        throw broken;
+      }
+    });
+    expect(made.token).toBe('');
+    expect(said).toHaveBeenCalledWith(broken);
+  });
+
+  it('a listener that fails is heard of and goes no further', () => {
+    const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    const broken = new Error('broken');
+    const made = connections({
+      onEvent: () => {
+        throw broken;
+      }
+    });
+    made.release('x');
+    expect(said).toHaveBeenCalledWith(broken);
+  });
+});
+
+describe('capabilities', () => {
+  let server: TestServer;
+
+  beforeEach(async () => {
+    server = await TestServer.start();
+  });
+
+  afterEach(async () => {
+    await server.stop();
+  });
+
+  it('are asked for once, below the base', async () => {
+    const made = connections({ baseUrl: server.baseUrl });
+    const both = await Promise.all([made.capabilities(), made.capabilities()]);
+    expect(both).toEqual([CAPABILITIES, CAPABILITIES]);
+    expect(await made.capabilities()).toEqual(CAPABILITIES);
+    expect(server.requests.map(request => request.url)).toEqual(['/user/ann/api/token-ws/capabilities']);
+  });
+
+  it('are not asked for where the page has them', async () => {
+    const made = connections({ baseUrl: server.baseUrl, capabilities: CAPABILITIES });
+    expect(await made.capabilities()).toBe(CAPABILITIES);
+    expect(server.requests).toEqual([]);
+  });
+
+  it('are null after 404, which is kept', async () => {
+    server.request = TestServer.withCapabilities(null);
+    const made = connections({ baseUrl: server.baseUrl });
+    expect(await made.capabilities()).toBeNull();
+    expect(await made.capabilities()).toBeNull();
+    expect(server.requests).toHaveLength(1);
+  });
+
+  it.each<[string, (server: TestServer) => void]>([
+    ['a proxy without server', s => (s.request = (_, to) => to.writeHead(503).end())],
+    ['a page', s => (s.request = (_, to) => to.end('<html>'))],
+    ['some JSON', s => (s.request = (_, to) => to.end('{"api_versions": "1.0"}'))],
+    ['no object', s => (s.request = (_, to) => to.end('null'))],
+    ['another major version', s => (s.request = (_, to) => to.end('{"api_versions": ["2.0"]}'))],
+    ['a login page', s => (s.request = (_, to) => to.writeHead(302, { Location: '/login' }).end())],
+    ['a torn connection', s => (s.request = (_, to) => to.destroy())]
+  ])('C2.9 are not taken for absent after %s, and asked for again', async (_what, behave) => {
+    behave(server);
+    const made = connections({ baseUrl: server.baseUrl });
+    await expect(made.capabilities()).rejects.toThrow();
+    server.request = TestServer.withCapabilities();
+    expect(await made.capabilities()).toEqual(CAPABILITIES);
+  });
+
+  it('decide what is declared; stock sockets without', () => {
+    const made = connections();
+    expect(made.declares('lsp/ws/py', { api_versions: [], sockets: ['lsp/ws/{name}'] })).toBe(true);
+    expect(made.declares(PATH, { api_versions: [], sockets: ['lsp/ws/{name}'] })).toBe(false);
+    expect(made.declares(PATH, null)).toBe(true);
+    expect(made.declares(PATH, undefined)).toBe(true);
+    expect(made.declares('lsp/ws/py', null)).toBe(false);
+  });
+});
+
+describe('explanations', () => {
+  let server: TestServer;
+
+  beforeEach(async () => {
+    server = await TestServer.start();
+  });
+
+  afterEach(async () => {
+    await server.stop();
+  });
+
+  const causes = (): string[] =>
+    events.map(event => (event.kind === 'unexplained' ? event.cause : `not ${event.kind}`));
+
+  it('websockets are blocked where plain requests go through', async () => {
+    const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
+    await made.explain(PATH, 'token');
+    expect(causes()).toEqual(['websockets_blocked']);
+    expect(server.requests[1]?.headers.authorization).toBe('token good');
+  });
+
+  it('the credential died, and the other one goes first from now on', async () => {
+    const made = connections({ baseUrl: server.baseUrl, token: () => 'good', cookies: true });
+    await made.explain(PATH, 'cookie');
+    expect(causes()).toEqual(['credential_refused']);
+    expect(server.requests[1]?.headers.authorization).toBeUndefined();
+    expect(made.state(PATH).first(true, true)).toBe('token');
+  });
+
+  it('the credential died where plain requests are sent to the login page', async () => {
+    const well = server.request;
+    server.request = (request, response) =>
+      request.url?.endsWith('/api/me')
+        ? response.writeHead(302, { Location: '/login' }).end()
+        : well(request, response);
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    expect(causes()).toEqual(['credential_refused']);
+  });
+
+  it.each([404, null])('nothing is said where the credential could not be judged (%s)', async status => {
+    const well = server.request;
+    server.request = (request, response) => {
+      if (!request.url?.endsWith('/api/me')) {
+        well(request, response);
+      } else if (status === null) {
+        response.destroy();
+      } else {
+        response.writeHead(status).end();
+      }
+    };
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('nothing is said where the page may not read the answers', async () => {
+    // As a browser does for a page of another origin that the server does not allow.
+    const fetch = (_address: unknown, options?: RequestInit): Promise<Response> =>
+      options?.mode === 'no-cors'
+        ? Promise.resolve({ type: 'opaque', ok: false } as Response)
+        : Promise.reject(new TypeError('Failed to fetch'));
+    await connections({ fetch }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('nothing is said where a login page stands before the server', async () => {
+    server.request = (request, response) =>
+      request.url === '/login'
+        ? response.end('<html>')
+        : response.writeHead(302, { Location: '/login' }).end();
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('nothing is said where something else answers', async () => {
+    server.request = (_request, response) => response.end('<html>');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown']);
+  });
+
+  it('a proxy that has no server behind it is a server that is down', async () => {
+    server.request = (_request, response) => response.writeHead(502).end();
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['server_down']);
+  });
+
+  it('the server is down', async () => {
+    const { baseUrl } = server;
+    await server.stop();
+    await connections({ baseUrl }).explain(PATH, 'token');
+    expect(causes()).toEqual(['server_down']);
+    server = await TestServer.start();
+  });
+
+  it('nothing can be said for a server that tells no reasons', async () => {
+    const token = (): string => 'good';
+    server.request = TestServer.withCapabilities(null);
+    await connections({ baseUrl: server.baseUrl, token }).explain(PATH, 'token');
+    server.request = TestServer.withCapabilities({ ...CAPABILITIES, reasons: undefined });
+    await connections({ baseUrl: server.baseUrl, token }).explain(PATH, 'token');
+    expect(causes()).toEqual(['unknown', 'unknown']);
+  });
+
+  it('are one for all who ask within seconds, and found anew later or after release', async () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time);
+    const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
+    await Promise.all([made.explain('a', 'token'), made.explain('b', 'token')]);
+    await made.explain('c', 'token');
+    expect(server.requests).toHaveLength(2);
+    time += 5001;
+    await made.explain('a', 'token');
+    expect(server.requests).toHaveLength(4);
+    made.release();
+    await made.explain('a', 'token');
+    expect(server.requests).toHaveLength(6);
+    expect(causes()).toEqual(Array(5).fill('websockets_blocked'));
+  });
+
+  it('notice that the extension came, and do not believe that it went', async () => {
+    server.request = TestServer.withCapabilities(null);
+    const made = connections({ baseUrl: server.baseUrl });
+    expect(await made.capabilities()).toBeNull();
+    server.request = TestServer.withCapabilities();
+    await made.explain(PATH, 'token');
+    expect(await made.capabilities()).toEqual(CAPABILITIES);
+    made.release();
+    server.request = TestServer.withCapabilities(null);
+    await made.explain(PATH, 'token');
+    expect(await made.capabilities()).toEqual(CAPABILITIES);
+  });
+});
+
+describe('mayConnect', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  function settled(promise: Promise<void>): () => boolean {
+    let done = false;
+    void promise.then(() => (done = true));
+    return () => done;
+  }
+
+  it('is at once for a path that nothing is known of, and remembers nothing', async () => {
+    const made = connections();
+    await made.mayConnect(PATH, new AbortController().signal);
+    expect(kept(made)).toEqual({ waiting: 0, paths: 0 });
+  });
+
+  it('waits until the time has come and leaves nothing behind', async () => {
+    const made = connections();
+    const { controller, listeners } = watched();
+    made.state(PATH).refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    const done = settled(made.mayConnect(PATH, controller.signal));
+    await vi.advanceTimersByTimeAsync(499);
+    expect([done(), kept(made).waiting, listeners()]).toEqual([false, 1, 1]);
+    await vi.advanceTimersByTimeAsync(2);
+    expect([done(), kept(made).waiting, listeners(), vi.getTimerCount()]).toEqual([true, 0, 0, 0]);
+  });
+
+  it('waits longer than a timer can', async () => {
+    const made = connections();
+    const closed = parseClose(4503, 'draining;retry_after=999999999') as Closed;
+    made.state(PATH).refused(closed, 'token', true, performance.now() / 1000, 0);
+    const done = settled(made.mayConnect(PATH, new AbortController().signal));
+    await vi.advanceTimersByTimeAsync(2 ** 31 + 1000);
+    expect(done()).toBe(false);
+  });
+
+  it('stays for a parked path until it is released', async () => {
+    const made = connections();
+    const one = watched();
+    const two = watched();
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    const first = settled(made.mayConnect(PATH, one.controller.signal));
+    const second = settled(made.mayConnect(PATH, two.controller.signal));
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect([first(), second(), vi.getTimerCount()]).toEqual([false, false, 0]);
+    expect([...made.parked()]).toEqual([[PATH, FORBIDDEN]]);
+    made.release();
+    await vi.advanceTimersByTimeAsync(0);
+    expect([first(), second()]).toEqual([true, true]);
+    expect([kept(made).waiting, one.listeners(), two.listeners(), made.parked().size]).toEqual([0, 0, 0, 0]);
+    expect(events).toEqual([{ kind: 'released', path: PATH }]);
+  });
+
+  it('is released by path alone too, waiting ones included', async () => {
+    const made = connections();
+    made.state('a').refused(FORBIDDEN, 'token', true, 0, 0);
+    made.state('b').refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    const { signal } = new AbortController();
+    const [parked, waiting] = [settled(made.mayConnect('a', signal)), settled(made.mayConnect('b', signal))];
+    made.release('b');
+    await vi.advanceTimersByTimeAsync(0);
+    expect([parked(), waiting(), vi.getTimerCount()]).toEqual([false, true, 0]);
+    made.release('a');
+    await vi.advanceTimersByTimeAsync(0);
+    expect(parked()).toBe(true);
+  });
+
+  it('goes on waiting where the path was parked meanwhile', async () => {
+    const made = connections();
+    made.state(PATH).refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    const done = settled(made.mayConnect(PATH, new AbortController().signal));
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(done()).toBe(false);
+  });
+
+  it('ends with the signal, whatever it waits for', async () => {
+    const made = connections();
+    made.state('a').refused(FORBIDDEN, 'token', true, 0, 0);
+    made.state('b').refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    const { controller, listeners } = watched();
+    const both = [made.mayConnect('a', controller.signal), made.mayConnect('b', controller.signal)];
+    controller.abort();
+    await Promise.all(both);
+    await made.mayConnect('a', controller.signal);
+    expect([kept(made).waiting, vi.getTimerCount(), listeners()]).toEqual([0, 0, 0]);
+  });
+});
+
+describe('the memory of paths', () => {
+  it('is dropped when there is nothing in it, and after health', () => {
+    const made = connections();
+    made.state('a');
+    made.ended('a', 0);
+    made.state('b').refused(FAILED, 'token', true, 0, 0.5);
+    made.ended('b', 9);
+    expect(kept(made).paths).toBe(1);
+    made.ended('b', 10);
+    made.ended('c', 10);
+    expect(kept(made).paths).toBe(0);
+  });
+});
