@@ -10,6 +10,7 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jupyter_server.auth.authorizer import AllowAllAuthorizer
 from jupyter_server.auth.identity import IdentityProvider, User
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado.httpclient import AsyncHTTPClient
@@ -537,3 +538,47 @@ async def knock_and_leave(kernel: Kernel, session: str, who: dict[str, str]) -> 
     writer.write(f"GET {kernel.path(session)} HTTP/1.1\r\n{head}\r\n".encode())
     await writer.drain()
     return Knock(reader, writer)
+
+
+class Waiting(ZMQChannelsWebsocketConnection):
+    """Upstream's, which stops before the 101 until it is told to go on."""
+
+    reached: asyncio.Event
+    go_on: asyncio.Event
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        type(self).reached.set()
+        await type(self).go_on.wait()
+
+
+class WaitingAuthorizer(AllowAllAuthorizer):
+    """Allows after a while."""
+
+    async def is_authorized(self, *args: Any) -> bool:  # type: ignore[override]
+        Waiting.reached.set()
+        await Waiting.go_on.wait()
+        return True
+
+
+@pytest.mark.parametrize("where", ["before upstream's connection", "after it"])
+async def test_C2_8_who_leaves_before_the_101_is_not_counted_off(kernel, users, guard, where):
+    Waiting.reached, Waiting.go_on = asyncio.Event(), asyncio.Event()
+    _, bob = users
+    settings = kernel.app.web_app.settings
+    async with await kernel.connect("b", **bob) as other:
+        assert await works(other)
+        if where == "after it":
+            settings["kernel_websocket_connection_class"] = Waiting
+        else:
+            settings["authorizer"] = WaitingAuthorizer()
+        early = await knock_and_leave(kernel, "b2", bob)
+        await asyncio.wait_for(Waiting.reached.wait(), 10)
+        assert len(guard.opening) == 1
+        early.vanish()
+        await auntil(lambda: not guard.opening, "the early leaver to be gone")
+        assert kernel.connections == 1
+        assert kernel.id not in kernel.app.kernel_manager._kernel_buffers
+        Waiting.go_on.set()
+        assert await works(other)
+    await auntil(lambda: kernel.connections == 0, "everybody to be gone")
