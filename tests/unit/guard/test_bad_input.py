@@ -13,7 +13,7 @@ import pytest
 
 from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER
 from tests.support.door import EVENTS, Socket, errors
-from tests.support.knock import bearing
+from tests.support.knock import TIMEOUT, bearing
 
 KEY = base64.b64encode(b"0123456789abcdef").decode()
 
@@ -314,7 +314,8 @@ async def test_a_message_before_the_handshake_is_through(door):
             await socket.wait_closed()
             assert socket.slug == "token_rejected"
             assert socket.messages == []
-            assert await socket.at_end()
+            # Ended; older tornado answers the ping before.
+            await asyncio.wait_for(socket.reader.read(), TIMEOUT)
     async with await door.raw(head(door, *HANDSHAKE, path="echo") + early) as socket:
         assert socket.status == 403
 

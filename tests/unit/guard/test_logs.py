@@ -429,7 +429,8 @@ async def test_C1_2_C2_3_C2_2_no_failure_of_a_server_shows_a_token(door, caplog,
     for header in (f"Sec-WebSocket-Protocol: {bearing(CANARY)}", f"Authorization: token {CANARY}"):
         head = f"GET {door.base}{EVENTS} HTTP/1.1\r\nHost: x\r\n{header}\x01\r\n\r\n"
         async with await door.raw(head.encode()) as answer:
-            assert answer.status == 400
+            # Older tornado takes the header, and the token in it is no good.
+            assert answer.status in (400, 403)
     await door.settled()
     assert len(caplog.records) > 100
     formatter = logging.Formatter("%(message)s %(pathname)s")
