@@ -134,14 +134,15 @@ class Guard:
 
     def covers(self, path: str) -> bool:
         """Whether the guard stands before a path; if not, tokens are stripped all the same."""
+        if not self._excluded:
+            return self.options.enabled  # as nearly everywhere; this is asked for every upgrade
         below = self._below_base(path)
         return self.options.enabled and not any(p.match(below) for p in self._excluded)
 
     def open_timeout(self, path: str) -> float:
         """How long a path may take from the request to the 101, in seconds; 0 is for ever."""
-        below = self._below_base(path)
         for pattern, seconds in self._open_timeouts:
-            if pattern.match(below):
+            if pattern.match(self._below_base(path)):
                 return seconds
         return self.options.open_timeout
 

@@ -55,25 +55,21 @@ def same_secret(one: str | None, other: str | None) -> bool:
     )
 
 
-def header_token(request: HTTPServerRequest) -> str | None:
-    """The token in ``Authorization: token X`` or ``Bearer X``."""
-    return _header_token(request.headers.get("Authorization", ""))
-
-
-def _header_token(value: str) -> str | None:
+def header_token(value: str) -> str | None:
+    """The token in a value of ``Authorization``: ``token X`` or ``Bearer X``."""
     match = _TOKEN_HEADER.match(value)
     return match[1] if match else None
 
 
 def carried_tokens(request: HTTPServerRequest, most: int = 4) -> list[str]:
     """Every token that a request still carries, wherever; ``most`` at most."""
-    found = [_header_token(line) for line in request.headers.get_list("Authorization")]
+    found = [header_token(line) for line in request.headers.get_list("Authorization")]
     found += [
         _cleaned(value.decode("utf-8", "replace"))
         for value in request.query_arguments.get("token", [])
     ]
-    query = parse_qs(request.headers.get("Referer", "").partition("?")[2])
-    found += query.get("token", [])
+    if "Referer" in request.headers:
+        found += parse_qs(request.headers["Referer"].partition("?")[2]).get("token", [])
     return [token for token in dict.fromkeys(found) if token][:most]
 
 
@@ -143,7 +139,7 @@ def remove_ours(request: HTTPServerRequest, ours: str | None) -> None:
         return
     remove_url_token(request, ours)
     lines = request.headers.get_list("Authorization")
-    kept = [line for line in lines if not same_secret(_header_token(line), ours)]
+    kept = [line for line in lines if not same_secret(header_token(line), ours)]
     if len(kept) != len(lines):
         del request.headers["Authorization"]
         for line in kept:

@@ -166,7 +166,7 @@ class _Guarded(WebSocketHandler):
         self._token_ws_judge = Judge(
             handshake, guard.digest, allow_token_in_url=guard.options.allow_token_in_url
         )
-        self._token_ws_placed = ExitStack()
+        self._token_ws_placed: ExitStack | None = None
         self._token_ws_timer: asyncio.TimerHandle | None = None
         self._token_ws_session: kernels.Key | None = None
         super().__init__(application, request, **kwargs)
@@ -276,6 +276,7 @@ class _Guarded(WebSocketHandler):
         self._token_ws_judge.settle(user, CredentialSource.SUBPROTOCOL, token, named=named)
         # It may read the header in `prepare`, in `get` or not at all; taken away before the
         # handshake.
+        self._token_ws_placed = ExitStack()
         self._token_ws_placed.enter_context(self._token_ws_judge.view(self.request))
 
     async def _attribute_plain(self, provider: IdentityProvider | None) -> None:
@@ -550,10 +551,16 @@ class _Guarded(WebSocketHandler):
         if self._token_ws_timer is not None:
             self._token_ws_timer.cancel()
             self._token_ws_timer = None
-        self._token_ws_placed.close()
+        self._take_away()
         if self._token_ws_session is not None:
             self._token_ws_guard.sessions.release(self, self._token_ws_session)
             self._token_ws_session = None
+
+    def _take_away(self) -> None:
+        """Take the credential away that was put into the request for a plain handler."""
+        if self._token_ws_placed is not None:
+            self._token_ws_placed.close()
+            self._token_ws_placed = None
 
     def set_secure_cookie(self, *args: Any, **kwargs: Any) -> None:
         """As stock, but for a login cookie that is not wanted (C2.5). The older of two names."""
@@ -580,7 +587,7 @@ class _Guarded(WebSocketHandler):
         """The handler wants to accept. One that is late finds the socket refused and does nothing."""
         handshake = self._token_ws_handshake
         self._stop_if_late()
-        self._token_ws_placed.close()
+        self._take_away()
         if not self._is_jupyter:
             remove_ours(self.request, handshake.ours)  # left for the handler to judge by
         return super().get_websocket_protocol()

@@ -58,13 +58,9 @@ class Handshake:
     @classmethod
     def begin(cls, request: HTTPServerRequest, offer: Offer, opted_in: bool) -> Handshake:
         """Read what a request carries. The offer's token is out of the request already."""
-        return cls(
-            offer,
-            opted_in,
-            url_token(request),
-            header_token(request),
-            request.headers.get("Authorization"),
-        )
+        authorization = request.headers.get("Authorization")
+        in_header = None if authorization is None else header_token(authorization)
+        return cls(offer, opted_in, url_token(request), in_header, authorization)
 
     @property
     def shown_authorization(self) -> str | None:

@@ -56,8 +56,9 @@ class _Concerns(routing.Matcher):
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         if getattr(request, _SEEN, False):
             return None
-        concerns = is_upgrade(request) or request.method == "OPTIONS" or _HEADER in request.headers
-        return {} if concerns else None
+        upgrade = is_upgrade(request)
+        concerns = upgrade or request.method == "OPTIONS" or _HEADER in request.headers
+        return {"upgrade": upgrade} if concerns else None
 
 
 def is_upgrade(request: HTTPServerRequest) -> bool:
@@ -73,10 +74,13 @@ class GuardRouter(routing.Router):
         self._options_handler = options_handler
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> HTTPMessageDelegate | None:
-        """The delegate for the guarded class, or ``None`` to let the next rules decide."""
+        """The delegate for the guarded class, or ``None`` to let the next rules decide.
+
+        ``kwargs`` is what the matcher found: ``upgrade``, whether the request asks to be a websocket.
+        """
         setattr(request, _SEEN, True)
-        guard = self._guard
-        offer = guard.strip(request) if not is_upgrade(request) else guard.begin(request).offer
+        guard, upgrade = self._guard, kwargs["upgrade"]
+        offer = guard.begin(request).offer if upgrade else guard.strip(request)
         if not guard.covers(request.path):
             return None
         delegate: Any = guard.application.find_handler(request)
@@ -84,7 +88,7 @@ class GuardRouter(routing.Router):
         if not isinstance(kind, type) or not issubclass(kind, web.RequestHandler):
             return cast("HTTPMessageDelegate", delegate)
         socket = issubclass(kind, WebSocketHandler)
-        if not is_upgrade(request):
+        if not upgrade:
             stock_options = kind.options is web.RequestHandler.options
             if request.method == "OPTIONS" and socket and stock_options:
                 return self._delegate(request, self._options_handler)

@@ -30,6 +30,7 @@ _TOKEN_BEARING = re.compile(
     r"(?<![!#$%&'*+.^_`|~0-9A-Za-z-])v([0-9]+)\.token\.websocket\.jupyter\.org\.(.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_MARKERS = (MARKER, REASON_MARKER)
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -84,7 +85,8 @@ def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZ
     visible: list[str] = []
     bearing: list[re.Match[str]] = []
     for name in names:
-        match = _TOKEN_BEARING.search(name)
+        # Every browser of ours offers the markers; they need not be searched for a token.
+        match = None if name in _MARKERS else _TOKEN_BEARING.search(name)
         if match:
             bearing.append(match)
         else:
@@ -98,7 +100,7 @@ def parse_offer(header: str | Iterable[str], max_token_size: int = MAX_TOKEN_SIZ
         malformed = decoded is None
         token = decoded or None  # an empty entry: none was sent
     return Offer(
-        protocols=tuple(name for name in visible if name not in (MARKER, REASON_MARKER)),
+        protocols=tuple([name for name in visible if name not in _MARKERS]),
         visible=tuple(visible),
         marker=MARKER in visible,
         reason_marker=REASON_MARKER in visible,

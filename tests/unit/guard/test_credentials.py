@@ -18,10 +18,11 @@ from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws.guard import credentials
 from jupyter_token_ws.guard.credentials import CredentialSource, Digester
-from jupyter_token_ws.guard.handshake import Stage
+from jupyter_token_ws.guard.handshake import Handshake, Stage
 from jupyter_token_ws.protocol.subprotocols import (
     MARKER,
     REASON_MARKER,
+    Offer,
     encode_token,
     offer_subprotocols,
 )
@@ -578,7 +579,8 @@ def test_C2_1_url_token_is_read_as_upstream_reads_it(query, token):
 )
 def test_C2_1_header_token(value, token):
     headers = {} if value is None else {"Authorization": value.strip()}
-    assert credentials.header_token(request_for("/", headers)) == token
+    handshake = Handshake.begin(request_for("/", headers), Offer(), opted_in=False)
+    assert handshake.header_token == token
 
 
 names = st.text("atoken=%+;[]", max_size=8) | st.just("token")
