@@ -7,11 +7,12 @@ application and is found in its settings.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from jupyter_token_ws.protocol.capabilities import CLOSE_REASONS
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE, Offer, parse_offer
@@ -21,6 +22,7 @@ from .credentials import Digester
 from .handshake import Handshake
 from .keepalive import Keepalive
 from .kernels import SessionClaims
+from .openings import Opening, Openings
 from .refusal import RefusalBudget
 from .registry import OpenSocket, Registry
 
@@ -58,13 +60,6 @@ class GuardOptions:
     drain_timeout: float = 2
 
 
-class Opening(Protocol):
-    """A handler between its request and its 101."""
-
-    def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
-        """Refuse it with a reason of the table. ``retry_after`` is in seconds."""
-
-
 class Guard:
     """The guard of one tornado application."""
 
@@ -91,7 +86,7 @@ class Guard:
             on_drop=self._on_drop,
         )
         self.draining = False
-        self.opening: set[Opening] = set()
+        self.opening = Openings(on_late=functools.partial(self._refuse_opening, "open_timeout"))
         self._tasks: set[asyncio.Task[None]] = set()
         self._excluded = [re.compile(pattern) for pattern in options.exclude_paths]
         self._open_timeouts = [
@@ -166,8 +161,9 @@ class Guard:
     async def drain(self) -> None:
         """Close every socket because the server ends, and refuse new ones from now on."""
         self.draining = True
-        for handler in list(self.opening):
-            self._refuse_draining(handler)
+        for handler in self.opening:
+            self._refuse_opening("draining", handler, RETRY_AFTER_DRAINING)
+        self.opening.stop()
         if len(self.registry):
             self.log.info("Closing %d websockets", len(self.registry))
         self.registry.close_all("draining", RETRY_AFTER_DRAINING)
@@ -175,10 +171,10 @@ class Guard:
             self.log.info("%d websockets did not answer the close", len(self.registry))
         self.keepalive.stop()
 
-    def _refuse_draining(self, handler: Opening) -> None:
+    def _refuse_opening(self, slug: str, handler: Opening, retry_after: int | None = None) -> None:
         try:
-            handler.refuse_opening("draining", RETRY_AFTER_DRAINING)
-        except Exception:  # whatever a handler raises: the server would never end
+            handler.refuse_opening(slug, retry_after)
+        except Exception:  # whatever a handler raises, it must not keep us from the next one
             self.log.exception("Cannot refuse a websocket that is opening")
 
     def _on_tick(self) -> None:

@@ -160,7 +160,8 @@ def shown(
     ``authorization`` is the value of ``Authorization``, ``None`` for no such header.
     """
     headers = request.headers
-    before = headers.get("Authorization")
+    # Asked first: tornado's headers take their time over one that is not there.
+    before = headers["Authorization"] if "Authorization" in headers else None  # noqa: SIM401
     hide_url = not keep_url_token and "token" in request.arguments
     if authorization == before and not hide_url and (keep_cookies or "Cookie" not in headers):
         yield  # nothing to change, as with most requests
@@ -195,6 +196,7 @@ def shown(
             if saved_cookies is not None:
                 state["_cookies"] = saved_cookies
         for name in ("Authorization", "Cookie"):
-            headers.pop(name, None)
+            if name in headers:
+                del headers[name]
             for value in saved_headers.get(name, ()):
                 headers.add(name, value)

@@ -8,7 +8,6 @@ nothing a handler overrides can pass it by.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -167,7 +166,6 @@ class _Guarded(WebSocketHandler):
             handshake, guard.digest, allow_token_in_url=guard.options.allow_token_in_url
         )
         self._token_ws_placed: ExitStack | None = None
-        self._token_ws_timer: asyncio.TimerHandle | None = None
         self._token_ws_session: kernels.Key | None = None
         super().__init__(application, request, **kwargs)
         # jupyter-server-proxy puts methods of a parent on the instance, before ours.
@@ -195,12 +193,7 @@ class _Guarded(WebSocketHandler):
     async def prepare(self) -> None:
         """Judge the credential at the moment the handler asks for the user; refuse what cannot be read."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
-        guard.opening.add(self)
-        seconds = guard.open_timeout(self.request.path)
-        if seconds > 0:
-            self._token_ws_timer = asyncio.get_running_loop().call_later(
-                seconds, self._on_open_timeout
-            )
+        guard.opening.add(self, guard.open_timeout(self.request.path))
         early = "draining" if guard.draining else None
         if handshake.offer.malformed:
             early = "malformed_credentials"
@@ -519,10 +512,6 @@ class _Guarded(WebSocketHandler):
         )
         guard.run(refusal._execute([]))
 
-    def _on_open_timeout(self) -> None:
-        self._token_ws_timer = None
-        self.refuse_opening("open_timeout")
-
     def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
         """Refuse the socket from outside, unless it is settled already."""
         if self._token_ws_handshake.stage is Stage.OPENING:
@@ -546,11 +535,8 @@ class _Guarded(WebSocketHandler):
         return super().finish(chunk)
 
     def _leave(self) -> None:
-        """End what was begun for a handshake: timer, credential in place, claim on a session."""
+        """End what was begun for a handshake: deadline, credential in place, claim on a session."""
         self._token_ws_guard.opening.discard(self)
-        if self._token_ws_timer is not None:
-            self._token_ws_timer.cancel()
-            self._token_ws_timer = None
         self._take_away()
         if self._token_ws_session is not None:
             self._token_ws_guard.sessions.release(self, self._token_ws_session)
@@ -614,9 +600,6 @@ class _Guarded(WebSocketHandler):
         handshake.stage = Stage.OPEN
         self._settle_late()
         guard.opening.discard(self)
-        if self._token_ws_timer is not None:
-            self._token_ws_timer.cancel()
-            self._token_ws_timer = None
         kernel = (
             self.path_kwargs.get("kernel_id") if isinstance(self, KernelWebsocketHandler) else None
         )

@@ -11,6 +11,7 @@ from jupyter_server.auth.identity import IdentityProvider, User
 from tornado import web
 
 from jupyter_token_ws import Refused
+from jupyter_token_ws.guard.openings import Opening, Openings
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.door import EVENTS, Socket, errors, refusals
 from tests.support.knock import bearing
@@ -181,8 +182,7 @@ async def test_C3_3_no_timeout_where_it_is_zero(door):
 async def test_C3_3_an_open_socket_has_no_timeout(door, caplog):
     async with await door.knock(EVENTS, [MARKER, bearing(door.token), REASON_MARKER]) as socket:
         assert socket.status == 101
-        handler = next(iter(door.guard.registry)).handler
-        assert handler._token_ws_timer is None
+        assert not door.guard.opening
     await door.settled()
     assert refusals(caplog.records) == []
 
@@ -229,11 +229,78 @@ async def test_C3_4_a_timeout_across_origins_is_not_told(door):
     await auntil(lambda: all(handler.ended for handler in seen))
 
 
-async def test_C3_3_a_timer_ends_with_its_handshake(door):
+async def test_C3_3_a_deadline_ends_with_its_handshake(door):
     for drop in ("Sec-WebSocket-Key", "Sec-WebSocket-Version", "Connection"):
-        seen: list[Socket] = []
-        door.add(f"at-once-{drop}", Socket, seen=seen)
+        door.add(f"at-once-{drop}", Socket, seen=[])
         answer = await door.refused(f"at-once-{drop}", None, credential(door), drop=(drop,))
         assert answer.status in (400, 426)
-        assert seen[0]._token_ws_timer is None  # type: ignore[attr-defined]
+        assert not door.guard.opening
     await door.settled()
+
+
+class Late:
+    """Notes when it is refused, and fails where a test wants it to."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.refused = asyncio.Event()
+        self.fails = fails
+        self.slug = ""
+
+    def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
+        self.slug = slug
+        self.refused.set()
+        if self.fails:
+            raise RuntimeError("no")
+
+
+async def test_one_timer_rings_for_each_in_its_turn():
+    late: list[Opening] = []
+    openings = Openings(late.append)
+    first, second, third, never, gone = (Late() for _ in range(5))
+    openings.add(third, 0.06)
+    openings.add(never, 0)
+    openings.add(second, 0.04)  # earlier than what the timer is set to
+    openings.add(gone, 0.01)
+    openings.add(first, 0.02)
+    openings.discard(gone)
+    openings.discard(gone)
+    await auntil(lambda: len(late) == 3)
+    assert late == [first, second, third]
+    assert list(openings) == [never]
+    assert openings._timer is None
+
+
+async def test_all_that_are_late_at_once_are_told_and_one_that_leaves_meanwhile_is_not():
+    late: list[Opening] = []
+
+    def tell(handler: Opening) -> None:
+        late.append(handler)
+        openings.discard(last)
+
+    openings = Openings(tell)
+    first, last = Late(), Late()
+    openings.add(first, 1e-9)  # both are due when the loop looks
+    openings.add(last, 1e-9)
+    await auntil(lambda: late)
+    assert late == [first]
+    assert not openings
+
+
+async def test_a_stopped_timer_does_not_ring_and_starts_again():
+    late: list[Opening] = []
+    openings = Openings(late.append)
+    one, two = Late(), Late()
+    openings.add(one, 0.001)
+    openings.stop()
+    openings.add(two, 0.01)
+    await auntil(lambda: len(late) == 2)
+    assert set(late) == {one, two}
+
+
+async def test_C3_3_one_that_cannot_be_refused_does_not_keep_the_others(door, caplog):
+    broken, other = Late(fails=True), Late()
+    door.guard.opening.add(broken, 0.001)
+    door.guard.opening.add(other, 0.002)
+    await asyncio.wait_for(other.refused.wait(), 5)
+    assert (broken.slug, other.slug) == ("open_timeout", "open_timeout")
+    assert "Cannot refuse a websocket that is opening" in caplog.text
