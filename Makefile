@@ -12,7 +12,8 @@ ARGS   ?=
 CONFORMANCE := docs/reference/conformance.md
 # The rooms whose every branch is run by a test; the whole package may fall a little short of that.
 FULLY_COVERED := jupyter_token_ws/protocol/*,jupyter_token_ws/guard/*
-ROOMS := tests/unit/protocol tests/unit/guard
+RECORD := build/conformance.json
+PARALLEL = -n $(JOBS) --dist loadgroup
 
 export PYTHONUNBUFFERED := 1
 # What happens to be configured for Jupyter or for coverage on this machine must not matter here.
@@ -59,9 +60,12 @@ demo: demo-env ## a server, a kernel and its sockets opened every way (KEEP=1 le
 .PHONY: test
 test: lint ## lint, types, all tests but the heavy ones, coverage
 	@rm -f .coverage .coverage.*
-	# The rooms' own tests, in processes where no browser's greenlets disturb the tracing.
-	$(PY) -m coverage run -m pytest -q -n $(JOBS) --dist loadgroup -m "not heavy" $(ROOMS)
-	$(PY) -m coverage run -m pytest -n $(JOBS) --dist loadgroup -m "not heavy" --conformance=$(CONFORMANCE)
+	# The browser's tests have processes of their own: coverage sees nothing of what runs in one
+	# where a browser was driven before.
+	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" --ignore=tests/browser \
+		--conformance-record=$(RECORD)
+	$(PY) -m pytest $(PARALLEL) -m "not heavy" tests/browser \
+		--conformance=$(CONFORMANCE) --conformance-recorded=$(RECORD)
 	@$(MAKE) --no-print-directory coverage
 
 .PHONY: pytest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_server.extension.application import ExtensionApp
@@ -79,7 +80,7 @@ class TokenWebSocketApp(ExtensionApp):
     ).tag(config=True)
     open_timeout = Float(
         _setting("open_timeout"),
-        help="Seconds that a websocket may take from the request to the answer 101; 0 is for ever.",
+        help="Seconds that a websocket may take from the complete request to the answer 101; 0 is for ever.",
     ).tag(config=True)
     open_timeouts = Dict(
         value_trait=Float(),
@@ -152,23 +153,10 @@ class TokenWebSocketApp(ExtensionApp):
         return application
 
     def options(self) -> GuardOptions:
-        """The traits as the guard's options."""
-        return GuardOptions(
-            enabled=self.enabled,
-            exclude_paths=tuple(self.exclude_paths),
-            close_reasons=self.close_reasons,
-            allow_token_in_url=self.allow_token_in_url,
-            max_token_size=self.max_token_size,
-            keepalive_interval=self.keepalive_interval,
-            keepalive_timeout=self.keepalive_timeout,
-            open_timeout=self.open_timeout,
-            open_timeouts=dict(self.open_timeouts),
-            max_refusals_open=self.max_refusals_open,
-            refusal_burst=self.refusal_burst,
-            refusal_window=self.refusal_window,
-            refusal_linger=self.refusal_linger,
-            drain_timeout=self.drain_timeout,
-        )
+        """The traits as the guard's options, which have the same names."""
+        values = {field.name: getattr(self, field.name) for field in fields(GuardOptions)}
+        values["exclude_paths"] = tuple(self.exclude_paths)
+        return GuardOptions(**values)
 
     def _link_jupyter_server_extension(self, serverapp: ServerApp) -> None:
         """Read the configuration. An error in it ends the server, as one in its own does: upstream

@@ -127,21 +127,27 @@ def auth_enabled(provider: IdentityProvider) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """Who a provider takes a request to be from, whether it says by token, and which handler it saw."""
+    """Who a provider takes a request to be from, whether it says by token, and which handler it saw.
 
-    user: User | None
-    by_token: bool
-    handler: web.RequestHandler
+    Without arguments: nobody could be asked.
+    """
+
+    user: User | None = None
+    by_token: bool = False
+    handler: web.RequestHandler | None = None
 
 
 class Judge:
-    """Judges the credential of one request, once (C2.1, C2.2)."""
+    """Judges the credential of one request, once (C2.1, C2.2).
+
+    ``asked`` is the handler that the answer was found with: the request's own, or a detached one.
+    """
 
     def __init__(self, handshake: Handshake, digest: Digester, *, allow_token_in_url: bool) -> None:
         self.handshake = handshake
         self._digest = digest
         self._allow_url = allow_token_in_url
-        self._asked: web.RequestHandler | None = None
+        self.asked: web.RequestHandler | None = None
         self._held: list[Callable[[], None]] | None = None
 
     def hold(self, set_cookie: Callable[[], None]) -> bool:
@@ -181,7 +187,7 @@ class Judge:
             handshake.judged = handshake.unasked = True
             self.settle(user, CredentialSource.NONE, "", named=names_users(provider))
             return user
-        answer = Answer(None, by_token=False, handler=handler)
+        answer = Answer(handler=handler)
         # An override of old keeps what it found on the handler itself, so that handler is asked
         # only once, and with nothing but the token.
         if token is None or not _asks_handler(provider, handler):
@@ -189,7 +195,7 @@ class Judge:
         if token is not None and not answer.by_token and not self._alone_already(provider, handler):
             answer = await self.alone(provider, handler, token)
             _set_user(handler, answer.user)
-        self._asked = answer.handler
+        self.asked = answer.handler
         handshake.judged = True
         user = answer.user
         if user is None:
@@ -203,16 +209,6 @@ class Judge:
             await self._attribute(provider, handler, user)
         await self.remove_unused(provider, handler)
         return user
-
-    @contextmanager
-    def judged(self, handler: web.RequestHandler) -> Iterator[web.RequestHandler]:
-        """The handler whose request was judged, showing what it showed then."""
-        asked = self._asked or handler
-        if asked is handler:
-            with self.view(handler.request):
-                yield asked
-        else:
-            yield asked
 
     async def _ask_first(self, provider: IdentityProvider, handler: web.RequestHandler) -> Answer:
         """Ask as upstream does; where a token is it, no login cookie is set or cleared (C2.5)."""
@@ -330,9 +326,10 @@ class Judge:
         keep_url = in_url is not None
 
         async def admits(authorization: str | None, *, keep_url_token: bool) -> bool:
-            other = await self._quietly(
+            question = self._ask_with(
                 provider, handler, authorization, keep_url_token=keep_url_token
             )
+            other = (await _quietly(question)).user
             return other is not None and (not named or other.username == user.username)
 
         if not handshake.by_token:
@@ -358,38 +355,17 @@ class Judge:
         carried = handshake.token_presented or "Cookie" in handler.request.headers
         if not carried:
             return False
-        other = await self._quietly(provider, handler, None)
+        other = (await _quietly(self._ask_with(provider, handler, None))).user
         return other is None or other.username != user.username
-
-    async def _quietly(
-        self,
-        provider: IdentityProvider,
-        handler: web.RequestHandler,
-        authorization: str | None,
-        *,
-        keep_url_token: bool = False,
-    ) -> User | None:
-        """Ask where only what is noted depends on the answer: whatever goes wrong is no answer."""
-        try:
-            answer = await self._ask_with(
-                provider, handler, authorization, keep_url_token=keep_url_token
-            )
-        except Exception as error:  # noqa: BLE001 - a provider may raise anything
-            _LOG.debug("Asked for a credential's owner: %r", error)
-            return None
-        return answer.user
 
     async def knows(
         self, provider: IdentityProvider, handler: web.RequestHandler, token: str
     ) -> User | None:
         """Who a token is good for, where none was asked for; ``None`` too where tokens are ignored."""
-        try:
-            answer = await self.alone(provider, handler, token)
-            user = answer.user
-            if user is None or answer.by_token or await self._needed(provider, handler, user):
-                return user
-        except Exception as error:  # noqa: BLE001 - as above
-            _LOG.debug("Asked for a token's owner: %r", error)
+        answer = await _quietly(self.alone(provider, handler, token))
+        user = answer.user
+        if user is None or answer.by_token or await self._needed(provider, handler, user):
+            return user
         return None
 
     async def remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
@@ -415,6 +391,15 @@ class Judge:
         handshake.principal = (
             f"user:{name}" if named and name else f"credential:{handshake.credential}"
         )
+
+
+async def _quietly(question: Awaitable[Answer]) -> Answer:
+    """Ask where only what is noted depends on the answer: whatever goes wrong is no answer."""
+    try:
+        return await question
+    except Exception as error:  # noqa: BLE001 - a provider may raise anything
+        _LOG.debug("Asked for a credential's owner: %r", error)
+        return Answer()
 
 
 _STOCK = (IdentityProvider, PasswordIdentityProvider)
@@ -550,5 +535,8 @@ class JudgedProvider:
             return bool(self._provider.should_check_origin(handler))
         if not self._judge.handshake.judged:
             return True
-        with self._judge.judged(handler) as asked:
+        asked = self._judge.asked or handler
+        if asked is not handler:
             return bool(self._provider.should_check_origin(asked))
+        with self._judge.view(handler.request):
+            return bool(self._provider.should_check_origin(handler))

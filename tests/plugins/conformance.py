@@ -5,12 +5,17 @@ is proved when at least one test that names it passed in this very run: a skippe
 expectedly failing test proves nothing. The page itself must agree with the tests, see
 tools/conformance.py.
 
+A suite that needs two runs is judged in the second: ``--conformance-record=FILE`` makes the first
+leave what it collected and what passed in FILE, and ``--conformance-recorded=FILE`` adds that to
+the second's own.
+
 Under pytest-xdist the workers collect and the controller judges: it sees all reports, and each
 worker hands over what it collected.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +30,24 @@ _KEY = "conformance_collected"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("conformance").addoption(
-        "--conformance",
-        metavar="FILE",
-        type=Path,
-        help="fail unless every rule listed in FILE was proved by a test that passed",
-    )
+    group = parser.getgroup("conformance")
+    for option, text in (
+        ("", "fail unless every rule listed in FILE was proved by a test that passed"),
+        ("-record", "leave in FILE what this run collected and what passed in it"),
+        ("-recorded", "count what an earlier run left in FILE as if it were of this run"),
+    ):
+        group.addoption(f"--conformance{option}", metavar="FILE", type=Path, help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    page = config.getoption("--conformance")
-    if page is None:
+    page, record = config.getoption("--conformance"), config.getoption("--conformance-record")
+    if page is None and record is None:
         return
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(_Worker(config), "conformance-worker")
     elif not config.getoption("collectonly"):
-        config.pluginmanager.register(_Judge(page), "conformance-judge")
+        judge = _Judge(page, record, config.getoption("--conformance-recorded"))
+        config.pluginmanager.register(judge, "conformance-judge")
 
 
 class _Worker:
@@ -61,8 +68,10 @@ class _Worker:
 class _Judge:
     """In the process that reports: gather what was collected and what passed, and judge."""
 
-    def __init__(self, page: Path) -> None:
+    def __init__(self, page: Path | None, record: Path | None, recorded: Path | None) -> None:
         self._page = page
+        self._record = record
+        self._recorded = recorded
         self._collected: set[str] = set()
         self._passed: set[str] = set()
         self._spoilt: set[str] = set()
@@ -89,17 +98,28 @@ class _Judge:
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
             return
-        self._problems = self._judge()
+        passed = self._passed - self._spoilt
+        if self._record is not None:
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            found = {"collected": sorted(self._collected), "passed": sorted(passed)}
+            self._record.write_text(json.dumps(found), encoding="utf-8")
+        if self._page is not None:
+            self._problems = self._judge(self._page, passed)
         if self._problems:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _judge(self) -> list[str]:
+    def _judge(self, page: Path, passed: set[str]) -> list[str]:
+        collected = set(self._collected)
         try:
-            text = self._page.read_text(encoding="utf-8")
+            text = page.read_text(encoding="utf-8")
+            if self._recorded is not None:
+                earlier = json.loads(self._recorded.read_text(encoding="utf-8"))
+                collected.update(earlier["collected"])
+                passed = passed.union(earlier["passed"])
         except OSError as error:
-            return [f"cannot read the page: {error}"]
-        problems = problems_of_page(text, {Proof.from_nodeid(name) for name in self._collected})
-        proved = by_rule(Proof.from_nodeid(name) for name in self._passed - self._spoilt)
+            return [f"cannot read: {error}"]
+        problems = problems_of_page(text, {Proof.from_nodeid(name) for name in collected})
+        proved = by_rule(Proof.from_nodeid(name) for name in passed)
         problems += [
             f"{rule} was not proved: no test of that name passed in this run"
             for rule, _ in rows(text)

@@ -121,7 +121,7 @@ def test_page_that_agrees_passes(judged, how):
             "test_rules.py::test_C9_9_x names C9.9, which is no rule",
             id="unknown-rule",
         ),
-        pytest.param(TESTS, None, "cannot read the page*", id="page-missing"),
+        pytest.param(TESTS, None, "cannot read*", id="page-missing"),
         pytest.param(TESTS, "# empty\n", "the page needs one line*", id="page-empty"),
         pytest.param("", page(), "J1 was not proved*", id="no-tests"),
     ],
@@ -151,6 +151,22 @@ def test_deselected_test_exists_but_proves_nothing(judged, how):
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["FAILED conformance: J1 was not proved*"])
     result.stdout.no_fnmatch_line("*does not exist*")
+
+
+@both_ways
+def test_two_runs_are_judged_together(judged, pytester, how):
+    record = ["-p", "tests.plugins.conformance", "--conformance-record", "build/first.json"]
+    run = pytester.runpytest_subprocess if how else pytester.runpytest_inprocess
+    (pytester.path / FILE).write_text(TESTS, encoding="utf-8")
+    assert run(*record, "-k", "not third", *how).ret == pytest.ExitCode.OK
+    second = [*how, "-k", "third"]
+    together = judged(TESTS, page(), *second, "--conformance-recorded", "build/first.json")
+    assert together.ret == pytest.ExitCode.OK
+    alone = judged(TESTS, page(), *second)
+    alone.stdout.fnmatch_lines(["*FAILED conformance: C1.1 was not proved*"])
+    missing = judged(TESTS, page(), *second, "--conformance-recorded", "build/none.json")
+    missing.stdout.fnmatch_lines(["*FAILED conformance: cannot read*"])
+    assert missing.ret == alone.ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_without_the_option_nothing_is_judged(pytester):
