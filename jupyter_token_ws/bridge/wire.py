@@ -1,0 +1,348 @@
+"""Kernel messages and how they look on a websocket. No I/O.
+
+A message comes from ZMQ as byte strings, and most leave as the very same byte strings: what is
+needed on the way is found by a scan that either is sure of what it found or says that it is not, and
+then the header is parsed. Two formats are spoken: ``v1.kernel.websocket.jupyter.org`` (offsets and
+parts) and the older one without a name (JSON text, or offsets, JSON and buffers).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from struct import Struct, error, pack, unpack_from
+from typing import Any
+
+from jupyter_token_ws.protocol.subprotocols import KERNEL
+
+DELIMITER = b"<IDS|MSG>"
+"""Ends the routing prefix of a ZMQ message (Jupyter messaging, the wire protocol)."""
+
+CHANNELS = ("shell", "control", "stdin", "iopub")
+
+OVERHEAD = 600
+"""Bytes that Python needs for a message of four parts beside its content, by ``sys.getsizeof``: the
+objects of parts, list and message. Counted, so that a bound on many small messages is one on memory."""
+
+LARGE = 16 * 1024
+"""Bytes from which on a part is handed on as it is, and not copied together with its neighbours."""
+
+TEXT, BINARY = 0x1, 0x2
+"""Opcodes of RFC 6455 section 5.2."""
+
+_VALUE = re.compile(rb'\s*:\s*"([^"]*)"')
+_TYPE = b'"msg_type"'
+_COLONS = {b":", b": "}
+_COMMAS = {b",", b", "}
+
+_HEAD4 = Struct("<BBH7Q5s").pack  # the frame's own length is big-endian, see _head4
+_OFFSETS4 = 8 * (1 + 1 + 4 + 1)
+
+
+class WireError(ValueError):
+    """What a client or a kernel sent is no message."""
+
+
+class Message:
+    """One message: its channel and its parts (header, parent header, metadata, content, buffers).
+
+    ``signature`` is the kernel's, for who wants to check it. ``size`` is what holding it costs, in
+    bytes.
+    """
+
+    __slots__ = ("_type", "channel", "parts", "signature", "size")
+
+    def __init__(self, channel: str, parts: list[bytes], signature: bytes = b"") -> None:
+        self.channel = channel
+        self.parts = parts
+        self.signature = signature
+        self.size = OVERHEAD + sum(map(len, parts))
+        self._type: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.channel} {self.type or '?'} {self.size} bytes>"
+
+    @property
+    def type(self) -> str:
+        """Its ``msg_type``; empty if the header has none."""
+        if self._type is None:
+            self._type = message_type(self.parts[0])
+        return self._type
+
+
+def from_zmq(channel: str, raw: list[bytes]) -> Message:
+    """A message as ZMQ delivered it, with routing prefix and signature.
+
+    Raises:
+        WireError: it has no delimiter or not all parts.
+    """
+    try:
+        start = raw.index(DELIMITER) + 1
+    except ValueError:
+        raise WireError("no delimiter") from None
+    if len(raw) < start + 5:
+        raise WireError(f"{len(raw) - start} parts after the delimiter instead of 5 or more")
+    return Message(channel, raw[start + 1 :], raw[start])
+
+
+def message_type(header: bytes) -> str:
+    """The ``msg_type`` of a header; empty if it has none.
+
+    A key's letters with quotes around them cannot stand within a string unless a backslash stands
+    there too; with one opening brace there is no object within the header; and of a key given twice
+    nothing is said. So where the scan answers, a parser would find the same.
+    """
+    start = header.find(_TYPE)
+    if (
+        start > 0
+        and b"\\" not in header
+        and header.count(b"{") == 1
+        and header.find(_TYPE, start + 10) < 0
+    ):
+        found = _VALUE.match(header, start + 10)
+        if found is not None:
+            return found[1].decode("utf-8", "replace")
+    value = parse_header(header).get("msg_type")
+    return value if isinstance(value, str) else ""
+
+
+def scan_header(header: bytes) -> dict[bytes, bytes] | None:
+    """The fields of a header that is one flat object of plain strings; ``None`` for any other."""
+    if b"\\" in header:
+        return None
+    pieces = header.split(b'"')
+    keys = pieces[1::4]
+    if (
+        len(pieces) % 4 != 1
+        or pieces[0].strip() != b"{"
+        or pieces[-1].strip() != b"}"
+        or not _COLONS.issuperset(pieces[2::4])
+        or not _COMMAS.issuperset(pieces[4:-1:4])
+    ):
+        return None
+    fields = dict(zip(keys, pieces[3::4], strict=True))
+    return fields if len(fields) == len(keys) else None
+
+
+def parse_header(header: bytes) -> dict[str, Any]:
+    """A header as a dictionary; empty for what is none."""
+    try:
+        fields = json.loads(header)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def pack_json(value: Any) -> bytes:
+    """A part of a message. Letters outside ASCII are escaped, so that any string can be packed."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def frame_head(opcode: int, length: int) -> bytes:
+    """The beginning of an unmasked, final frame (RFC 6455 section 5.2)."""
+    if length < 126:
+        return pack("!BB", 0x80 | opcode, length)
+    if length < 65536:
+        return pack("!BBH", 0x80 | opcode, 126, length)
+    return pack("!BBQ", 0x80 | opcode, 127, length)
+
+
+class V1:
+    """``v1.kernel.websocket.jupyter.org``: a count, offsets, the channel's name, the parts.
+
+    Numbers have 8 bytes, little-endian; offsets count from the beginning of the message.
+    """
+
+    subprotocol: str | None = KERNEL
+
+    @staticmethod
+    def payload(message: Message) -> tuple[int, list[bytes]]:
+        """The pieces of the websocket message: the opcode and the pieces."""
+        parts, channel = message.parts, message.channel.encode()
+        at = 8 * (len(parts) + 3)
+        numbers = [len(parts) + 2, at]
+        at += len(channel)
+        numbers.append(at)
+        for part in parts:
+            at += len(part)
+            numbers.append(at)
+        return BINARY, [pack(f"<{len(numbers)}Q", *numbers), channel, *parts]
+
+    @staticmethod
+    def add_frame(message: Message, pieces: list[bytes]) -> None:
+        """Add the pieces of the whole frame to *pieces*."""
+        if message.channel == "iopub" and len(message.parts) == 4:
+            header, parent, metadata, content = message.parts
+            one = _OFFSETS4 + 5
+            two = one + len(header)
+            three = two + len(parent)
+            four = three + len(metadata)
+            end = four + len(content)
+            if 126 <= end < 65536:
+                size = (end & 0xFF) << 8 | end >> 8
+                head = _HEAD4(
+                    0x80 | BINARY, 126, size, 6, _OFFSETS4, one, two, three, four, end, b"iopub"
+                )
+                pieces += (head, header, parent, metadata, content)
+                return
+        _add_frame(V1.payload(message), pieces)
+
+    @staticmethod
+    def decode(data: bytes | str) -> Message:
+        """What a client sent.
+
+        Raises:
+            WireError: it is not of this format.
+        """
+        if isinstance(data, str):
+            raise WireError("text instead of binary")
+        try:
+            (count,) = unpack_from("<Q", data)
+            # A channel and at least four parts have seven ends; each takes eight bytes.
+            if not 6 <= count <= len(data) // 8:
+                raise WireError(f"{count} offsets in {len(data)} bytes")
+            offsets = unpack_from(f"<{count}Q", data, 8)
+        except error as short:
+            raise WireError(str(short)) from None
+        if (
+            offsets[0] < 8 * (count + 1)
+            or offsets[-1] > len(data)
+            or list(offsets) != sorted(offsets)
+        ):
+            raise WireError("offsets out of order")
+        channel = data[offsets[0] : offsets[1]].decode("utf-8", "replace")
+        ends = offsets[1:]
+        return Message(channel, [data[start:end] for start, end in pairwise(ends)])
+
+
+class Legacy:
+    """The format without a name: JSON text; where there are buffers, offsets, JSON and the buffers.
+
+    Numbers have 4 bytes, big-endian; offsets count from the beginning of the message.
+    """
+
+    subprotocol: str | None = None
+
+    @staticmethod
+    def payload(message: Message) -> tuple[int, list[bytes]]:
+        """The pieces of the websocket message: the opcode and the pieces.
+
+        The header says nothing that is not handed on, and metadata and content are the kernel's
+        bytes; they are JSON, as ever they came.
+        """
+        header, parent, metadata, content, *buffers = message.parts
+        fields = scan_header(header)
+        if fields is None:
+            parsed = parse_header(header)
+            header = pack_json(parsed)
+            identity = pack_json(parsed.get("msg_id")), pack_json(parsed.get("msg_type"))
+        else:
+            identity = (
+                b'"%b"' % fields.get(b"msg_id", b""),
+                b'"%b"' % fields.get(b"msg_type", b""),
+            )
+        text = (
+            b'{"header":%b,"msg_id":%b,"msg_type":%b,"parent_header":%b,"metadata":%b,"content":%b,'
+            b'"channel":"%b"%b}'
+        ) % (
+            header,
+            *identity,
+            parent,
+            metadata,
+            content,
+            message.channel.encode(),
+            b"" if buffers else b',"buffers":[]',
+        )
+        try:
+            text.decode()  # a text frame of anything but UTF-8 ends the connection
+        except UnicodeDecodeError:
+            text = text.decode("utf-8", "replace").encode()
+        if not buffers:
+            return TEXT, [text]
+        parts = [text, *buffers]
+        at = 4 * (len(parts) + 1)
+        numbers = [len(parts)]
+        for part in parts:
+            numbers.append(at)
+            at += len(part)
+        return BINARY, [pack(f"!{len(numbers)}I", *numbers), *parts]
+
+    @staticmethod
+    def add_frame(message: Message, pieces: list[bytes]) -> None:
+        """Add the pieces of the whole frame to *pieces*."""
+        _add_frame(Legacy.payload(message), pieces)
+
+    @staticmethod
+    def decode(data: bytes | str) -> Message:
+        """What a client sent. Without a channel it is for the shell.
+
+        Raises:
+            WireError: it is not of this format.
+        """
+        buffers: list[bytes] = []
+        text: bytes | str = data
+        if isinstance(data, bytes):
+            try:
+                (count,) = unpack_from("!I", data)
+                if not 1 <= count <= len(data) // 4:
+                    raise WireError(f"{count} offsets in {len(data)} bytes")
+                offsets = [*unpack_from(f"!{count}I", data, 4), len(data)]
+            except error as short:
+                raise WireError(str(short)) from None
+            if offsets[0] < 4 * (count + 1) or offsets != sorted(offsets):
+                raise WireError("offsets out of order")
+            text, *buffers = (data[start:end] for start, end in pairwise(offsets))
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as wrong:
+            raise WireError(f"no JSON: {type(wrong).__name__}") from None
+        if not isinstance(fields, dict) or not isinstance(fields.get("header"), dict):
+            raise WireError("no header")
+        channel = fields.get("channel")
+        names = ("header", "parent_header", "metadata", "content")
+        parts = [pack_json(fields.get(name) or {}) for name in names]
+        return Message("shell" if channel is None else str(channel), parts + buffers)
+
+
+Wire = type[V1] | type[Legacy]
+
+
+def wire_of(subprotocol: str | None) -> Wire:
+    """The format that a client speaks after it was answered with *subprotocol*."""
+    return V1 if subprotocol == V1.subprotocol else Legacy
+
+
+def _add_frame(payload: tuple[int, list[bytes]], pieces: list[bytes]) -> None:
+    opcode, parts = payload
+    pieces.append(frame_head(opcode, sum(map(len, parts))))
+    pieces += parts
+
+
+def frames(wire: Wire, messages: Iterable[Message]) -> list[bytes]:
+    """The frames of *messages*, to be written one after the other: small pieces are together in one."""
+    pieces: list[bytes] = []
+    add: Callable[[Message, list[bytes]], None] = wire.add_frame
+    largest = 0
+    for message in messages:
+        add(message, pieces)
+        largest = max(largest, message.size)
+    return [b"".join(pieces)] if largest < LARGE else together(pieces)
+
+
+def together(pieces: Sequence[bytes]) -> list[bytes]:
+    """Join small neighbours, and leave large pieces as they are."""
+    joined: list[bytes] = []
+    small: list[bytes] = []
+    for piece in pieces:
+        if len(piece) < LARGE:
+            small.append(piece)
+            continue
+        if small:
+            joined.append(b"".join(small))
+            small = []
+        joined.append(piece)
+    if small:
+        joined.append(b"".join(small))
+    return joined
