@@ -1,0 +1,103 @@
+"""Which client a reply or a question of the kernel belongs to. No I/O.
+
+All clients of a kernel share one set of sockets, and so one ZMQ identity: to the kernel they are one.
+What it sends to that one is told apart by ``parent_header``, the header of the request that it is
+about: by the ``msg_id`` first, and where that is not known by the ``session``.
+
+What kernels really do (ipykernel 7.4 with two clients behind one identity, both in ``input()``):
+
+- ``input_request`` names the request in whose cell it was asked, as replies do. In the main shell the
+  second client is asked only when the first one's cell is done; in a subshell both are asked at once.
+- An interrupt, by signal or by ``interrupt_request``, ends the cell that waits at the moment,
+  whoever sent either; its error and its reply name that cell's request.
+- ``input_reply`` is *not* matched: whichever cell waits takes the first one that arrives, whoever sent
+  it, and with both waiting (subshells) it is the one that asked first. That is the kernel's doing
+  with sockets per client as well. What arrived before a question is thrown away by the kernel.
+
+A kernel that names no parent cannot be shared; the hub finds out by its first reply, and then opens
+sockets for each client. For a single message without parent the best guess is made here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+from .wire import Message, parse_header
+
+Client = TypeVar("Client")
+
+REQUESTS_MAX = 16384
+"""Requests without reply that are remembered, all clients of a kernel together; beyond that the oldest
+is forgotten, and its reply found by session."""
+
+
+class Routes(Generic[Client]):
+    """The clients of one kernel and what they asked."""
+
+    def __init__(self) -> None:
+        self._clients: dict[Client, set[str]] = {}
+        self._sessions: dict[str, Client] = {}
+        self._requests: OrderedDict[str, tuple[Client, str]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def add(self, client: Client) -> None:
+        """A client came."""
+        self._clients.setdefault(client, set())
+
+    def forget(self, client: Client) -> None:
+        """A client will not come back."""
+        for session in self._clients.pop(client, ()):
+            if self._sessions.get(session) is client:
+                del self._sessions[session]
+
+    def sent(self, client: Client, message: Message) -> None:
+        """A known client sent a message."""
+        header = parse_header(message.parts[0])
+        msg_id, session, kind = (header.get(name) for name in ("msg_id", "session", "msg_type"))
+        if isinstance(session, str):
+            self._sessions[session] = client
+            self._clients[client].add(session)
+        # Comm messages and input replies are not replied to, and would stay for ever.
+        if isinstance(msg_id, str) and isinstance(kind, str) and kind.endswith("_request"):
+            self._requests[msg_id] = client, kind
+            self._requests.move_to_end(msg_id)
+            if len(self._requests) > REQUESTS_MAX:
+                self._requests.popitem(last=False)
+
+    def find(self, message: Message) -> Client | None:
+        """Whose a message of the shell, control or stdin channel is; ``None`` if nobody's is known."""
+        parent = parse_header(message.parts[1])
+        if not parent:
+            return self._guess(message)
+        msg_id, session = parent.get("msg_id"), parent.get("session")
+        found: Client | None = None
+        if isinstance(msg_id, str) and msg_id in self._requests:
+            found, kind = self._requests[msg_id]
+            if message.type == _reply_to(kind):
+                del self._requests[msg_id]
+        if found not in self._clients:
+            found = self._sessions.get(session) if isinstance(session, str) else None
+        return found
+
+    def _guess(self, message: Message) -> Client | None:
+        """Whose a message without parent is: of who waits longest for such a reply, or of the only one."""
+        kind = message.type
+        for msg_id, (client, asked) in self._requests.items():
+            if kind == _reply_to(asked) and client in self._clients:
+                del self._requests[msg_id]
+                return client
+        if len(self._clients) == 1:
+            return next(iter(self._clients))
+        return None
+
+
+def _reply_to(request: str) -> str:
+    return request.removesuffix("_request") + "_reply"
+
+
+def names_parent(message: Message, msg_id: str) -> bool:
+    """Whether a reply names the request it is about."""
+    return parse_header(message.parts[1]).get("msg_id") == msg_id
