@@ -8,12 +8,18 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_server.extension.application import ExtensionApp
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado import web
 from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, Unicode, default, validate
 
+from .bridge.backlog import Limits
+from .bridge.connection import KernelBridgeConnection
+from .bridge.hub import BridgeOptions
+from .bridge.server import SETTING, Bridge
 from .guard import logs, rest, router
 from .guard.core import Guard, GuardOptions
 from .protocol.capabilities import CLOSE_REASONS
+from .protocol.reasons import Feature
 from .protocol.subprotocols import MAX_TOKEN_SIZE
 
 if TYPE_CHECKING:
@@ -110,7 +116,43 @@ class TokenWebSocketApp(ExtensionApp):
         help="Seconds that clients are given to answer the close when the server ends.",
     ).tag(config=True)
 
+    bridge = Bool(
+        True,
+        help="Whether the sockets of kernels go through the bridge. If not, or where"
+        " ServerApp.kernel_websocket_connection_class is set or kernels are a gateway's, they are as"
+        " jupyter_server has them.",
+    ).tag(config=True)
+    backlog_memory = Integer(
+        Limits.memory,
+        help="Bytes of a kernel's messages that are held in memory for a client that does not take them.",
+    ).tag(config=True)
+    backlog_disk = Integer(
+        Limits.disk,
+        help="Bytes held for a client in a temporary file beyond that; 0 for none.",
+    ).tag(config=True)
+    backlog_disk_total = Integer(
+        BridgeOptions.disk_total, help="Bytes held in temporary files for all clients together."
+    ).tag(config=True)
+    backlog_directory = Unicode(
+        help="Where temporary files are made. Default: the server's runtime directory."
+    ).tag(config=True)
+    backlog_overflow = Enum(
+        ("cut", "close"),
+        default_value="cut",
+        help="What becomes of output that has no room: 'cut' puts a notice with the count in its place,"
+        " 'close' ends the connection with 4507 backlog_full.",
+    ).tag(config=True)
+    backlog_age = Float(
+        BridgeOptions.age,
+        help="Seconds that messages are held for a client that is away while its kernel has others;"
+        " for its only client they are held as long as the kernel runs.",
+    ).tag(config=True)
+
     guard: Guard
+
+    @default("backlog_directory")
+    def _default_backlog_directory(self) -> str:
+        return str(getattr(self.serverapp, "runtime_dir", ""))
 
     @default("keepalive_interval")
     def _default_keepalive_interval(self) -> float:
@@ -133,6 +175,10 @@ class TokenWebSocketApp(ExtensionApp):
         "refusal_window",
         "refusal_linger",
         "drain_timeout",
+        "backlog_memory",
+        "backlog_disk",
+        "backlog_disk_total",
+        "backlog_age",
     )
     def _number(self, proposal: Any) -> Any:
         _not_negative(proposal["trait"].name, proposal["value"])
@@ -170,6 +216,33 @@ class TokenWebSocketApp(ExtensionApp):
     def initialize_settings(self) -> None:
         """The guard of this server."""
         self.guard = Guard(self._application, self.options(), self.log)
+        self._build_bridge()
+
+    def _build_bridge(self) -> None:
+        """Put the bridge where jupyter_server's own class stands, if that is there by default."""
+        server, settings = cast("ServerApp", self.serverapp), self._application.settings
+        chosen = settings.get("kernel_websocket_connection_class")
+        if not self.bridge:
+            self.log.info("TokenWebSocketApp.bridge is False: kernels are without the bridge")
+            return
+        named = any(
+            "kernel_websocket_connection_class" in server.config[kind.__name__]
+            for kind in type(server).__mro__
+            if kind.__name__ in server.config
+        )
+        if named or chosen is not ZMQChannelsWebsocketConnection:
+            name = getattr(chosen, "__name__", chosen)
+            self.log.info("Kernels are without the bridge: their connection class is %s", name)
+            return
+        limits = Limits(self.backlog_memory, self.backlog_disk, self.backlog_overflow == "close")
+        directory = self.backlog_directory or None
+        options = BridgeOptions(limits, self.backlog_disk_total, self.backlog_age, directory)
+        bridge = settings[SETTING] = Bridge(options, self.log)
+        # Upstream writes its copy of all settings back when this is done, so into the copy too.
+        for place in (settings, self.settings):
+            place["kernel_websocket_connection_class"] = KernelBridgeConnection
+        bridge.watch(server.kernel_manager)
+        self.guard.features |= {Feature.BRIDGE}
 
     def initialize_handlers(self) -> None:
         """Our routes, and the rule before all others."""
@@ -193,3 +266,6 @@ class TokenWebSocketApp(ExtensionApp):
             guard is not None
         ):  # also called where loading failed, and an error keeps the server alive
             await guard.drain()
+            bridge: Bridge | None = self._application.settings.get(SETTING)
+            if bridge is not None:
+                bridge.close()

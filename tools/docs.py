@@ -47,7 +47,6 @@ WHAT_TO_DO = {
 }
 
 LATER = {
-    Feature.BRIDGE: "kernel bridge",
     Feature.LOGIN: "login tickets",
     Feature.TUNNEL: "tunnel",
 }
@@ -58,6 +57,7 @@ KINDS = {
     "Float": "a number",
     "Int": "a whole number",
     "List": "a list",
+    "Unicode": "text",
 }
 
 LIMITS = {
@@ -103,7 +103,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _now() -> list[Reason]:
-    return [row for row in REASONS.values() if row.told and row.feature is Feature.GUARD]
+    return [row for row in REASONS.values() if row.told and row.feature not in LATER]
 
 
 def codes_short() -> str:
@@ -173,7 +173,7 @@ def configuration() -> str:
     options = GuardOptions()
     parts = []
     for name, trait in traits().items():
-        default = _value(getattr(options, name))
+        default = _value(getattr(options, name, trait.default_value))
         values = getattr(trait, "values", None)
         kind = f"one of {', '.join(map(_value, values))}" if values else KINDS[type(trait).__name__]
         parts.append(f"### `{name}`\n\nDefault {default}; {kind}.\n\n{_code_names(trait.help)}")
@@ -268,6 +268,7 @@ def capabilities_example() -> str:
             # As the server's own settings are: numbers with a point.
             keepalive_interval=float(options.keepalive_interval),
             keepalive_timeout=float(options.keepalive_timeout),
+            features=frozenset({Feature.GUARD, Feature.BRIDGE}),
         )
     )
     return f"```json\n{json.dumps(document, indent=2)}\n```"
@@ -412,7 +413,7 @@ def dead_links(root: Path = ROOT) -> list[str]:
 
 def unexplained(text: str) -> list[str]:
     """Say which reasons the page of codes has no section for, and which sections have no reason."""
-    current = {row.slug for row in REASONS.values() if row.feature is Feature.GUARD}
+    current = {row.slug for row in REASONS.values() if row.feature not in LATER}
     sections = set(
         re.findall(r"^### `?([a-z]+(?:_[a-z]+)*)`?$", _FENCE.sub("", text), re.MULTILINE)
     )

@@ -183,7 +183,7 @@ class Backlog:
             if message.type == "stream" and self._merge(message):
                 return
         elif not self._has_room(message.size, 8):
-            self._overflow()
+            self.overflow()
             return
         self._append(message)
 
@@ -265,7 +265,7 @@ class Backlog:
     def _cut(self, message: Message) -> None:
         """Count a message instead of keeping it."""
         if self.limits.close:
-            self._overflow()
+            self.overflow()
             return
         self._cutting = True
         parent, cut = message.parts[1], message.size - OVERHEAD
@@ -275,7 +275,7 @@ class Backlog:
             count, size = last.parents[parent]
             last.parents[parent] = count + 1, size + cut
         elif not self._has_room(NOTICE_SIZE, 8):
-            self._overflow()
+            self.overflow()
             return
         elif isinstance(last, _Cut) and len(last.parents) < PARENTS_MAX:
             last.parents[parent] = 1, cut
@@ -289,7 +289,8 @@ class Backlog:
             self._append(made)
         self.cut_count += 1
 
-    def _overflow(self) -> None:
+    def overflow(self) -> None:
+        """Give up: nothing is held any more, and nothing taken."""
         self.overflowed = True
         self.clear()
 
@@ -312,7 +313,7 @@ class Backlog:
             self._spool.append(data)
         except OSError:
             # The disk is full: what is there still counts, and nothing more fits.
-            self._overflow()
+            self.overflow()
             return
         self._tail.clear()
         self._tail_size = 0

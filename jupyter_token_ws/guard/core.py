@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jupyter_token_ws.protocol.capabilities import CLOSE_REASONS
+from jupyter_token_ws.protocol.reasons import Feature
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE, Offer, parse_offer
 
 from . import logs
@@ -85,6 +86,8 @@ class Guard:
             on_tick=self._on_tick,
             on_drop=self._on_drop,
         )
+        self.features = frozenset({Feature.GUARD})
+        """What this server has, for the reasons that it may give. Who adds a part adds it here."""
         self.draining = False
         self.opening = Openings(on_late=functools.partial(self._refuse_opening, "open_timeout"))
         self._tasks: set[asyncio.Task[None]] = set()

@@ -627,6 +627,16 @@ class _Guarded(WebSocketHandler):
             self._leave()
             raise
 
+    def on_message(self, message: str | bytes) -> Any:
+        """As stock; but no more is read from a kernel's client that is to wait before it sends more.
+
+        Upstream's handler drops what its connection returns, so a connection says it by an attribute.
+        """
+        result: Any = super().on_message(message)
+        if result is None and isinstance(self, KernelWebsocketHandler):
+            return getattr(getattr(self, "connection", None), "waiting", None)
+        return result
+
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """As stock; upstream's close of a connection that was replaced gets its reason."""
         session = self._token_ws_session

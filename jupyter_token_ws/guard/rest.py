@@ -61,6 +61,7 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
             ),
             keepalive_interval=options.keepalive_interval,
             keepalive_timeout=options.keepalive_timeout,
+            features=guard.features,
         )
     )
 

@@ -164,6 +164,11 @@ def token_ws_config() -> dict[str, object]:
 @pytest.fixture
 def jp_server_config(jp_server_config, provider):
     jp_server_config["ServerApp"]["identity_provider_class"] = provider
+    # With jupyter_server's own connection class; the bridge's tests do the same with ours.
+    jp_server_config["TokenWebSocketApp"] = {
+        "bridge": False,
+        **jp_server_config["TokenWebSocketApp"],
+    }
     return jp_server_config
 
 

@@ -298,8 +298,14 @@ async def test_C4_6_the_codes_are_the_tables(door):
     assert "origin_refused" not in told
     assert codes["4401"]["credentials_missing"] == "authenticate"
     assert codes["4403"] == {"token_rejected": "authenticate", "forbidden": "stop"}
-    for slug in ("token_expired", "token_revoked", "resume_failed", "backlog_full"):
+    for slug in ("token_expired", "token_revoked", "resume_failed"):
         assert slug not in told  # not built
+    assert told["backlog_full"] == 4507
+
+
+@pytest.mark.parametrize("token_ws_config", [{"bridge": False}])
+async def test_C4_6_what_the_bridge_says_is_not_told_without_it(door):
+    assert "4507" not in (await document(door))["reasons"]["codes"]
 
 
 @pytest.mark.parametrize(

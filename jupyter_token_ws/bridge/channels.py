@@ -1,0 +1,131 @@
+"""ZMQ sockets of a kernel: many messages received per wake-up, and few handed to ZMQ at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from .inlet import Inlet, Sender
+from .wire import DELIMITER, Message, WireError, from_zmq
+
+DRAIN_MESSAGES = 200
+"""Messages taken from one channel before others have their turn."""
+
+DRAIN_BYTES = 2 * 1024 * 1024
+"""Bytes taken from one channel before others have their turn."""
+
+_NOBLOCK = int(zmq.NOBLOCK)
+_RCVMORE = int(zmq.RCVMORE)  # as an enum it would be looked up for every part
+
+
+def drain(
+    socket: Any, channel: str, log: logging.Logger, messages: int, size: int
+) -> list[Message]:
+    """Receive what is there, up to so many messages or bytes.
+
+    ZMQ hands over a message in whole or not at all, and after the delimiter there are five parts or
+    more; so only behind those has it to be asked whether there is another. A message that is short
+    of a part shows by the delimiter of the next one in a place where none belongs.
+    """
+    recv, get = socket.recv, socket.get
+    drained: list[Message] = []
+    while len(drained) < messages and size > 0:
+        try:
+            part = recv(_NOBLOCK)
+            while part != DELIMITER:
+                part = recv(_NOBLOCK)
+            fixed = [
+                recv(_NOBLOCK),
+                recv(_NOBLOCK),
+                recv(_NOBLOCK),
+                recv(_NOBLOCK),
+                recv(_NOBLOCK),
+            ]
+            while get(_RCVMORE):
+                fixed.append(recv(_NOBLOCK))
+        except zmq.Again:
+            break
+        if DELIMITER in fixed[:5]:
+            log.error("A message of the kernel on %s is short of parts", channel)
+            continue
+        message = Message(channel, fixed[1:], fixed[0])
+        drained.append(message)
+        size -= message.size
+    return drained
+
+
+class Channel:
+    """One channel.
+
+    Args:
+        name: of the channel.
+        stream: connected to it.
+        on_messages: gets what arrives in one wake-up.
+        on_low: see ``Inlet``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: Any,
+        on_messages: Callable[[list[Message]], None],
+        on_low: Callable[[Any], None],
+        log: logging.Logger,
+    ) -> None:
+        self.name = name
+        self._stream = stream
+        self._on_messages = on_messages
+        self._log = log
+        self._inlet: Inlet[Any] = Inlet(stream.send_multipart, on_low)
+        stream.on_recv(self._receive)
+        stream.on_send(self._sent)
+
+    def _receive(self, raw: list[bytes]) -> None:
+        """The stream woke up with a first message: take the others too."""
+        messages: list[Message] = []
+        try:
+            messages.append(from_zmq(self.name, raw))
+        except WireError as wrong:
+            self._log.error("What the kernel sent on %s is no message: %s", self.name, wrong)
+        size = DRAIN_BYTES - sum(message.size for message in messages)
+        messages += drain(self._stream.socket, self.name, self._log, DRAIN_MESSAGES, size)
+        if messages:
+            self._on_messages(messages)
+
+    def flush(self) -> None:
+        """Receive all that is there already."""
+        while not self._stream.closed():
+            messages = drain(self._stream.socket, self.name, self._log, DRAIN_MESSAGES, DRAIN_BYTES)
+            if not messages:
+                return
+            self._on_messages(messages)
+
+    def send(self, sender: Sender, raw: list[bytes]) -> bool:
+        """Send a message, in its turn; whether the client may send more."""
+        return self._inlet.put(sender, raw)
+
+    def send_own(self, raw: list[bytes]) -> None:
+        """Send a message of the hub's own, at once."""
+        self._inlet.put_first(raw)
+
+    def hold(self) -> None:
+        """Let what clients send wait."""
+        self._inlet.hold()
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._inlet.release()
+
+    def _sent(self, message: object, status: object) -> None:
+        self._inlet.taken()
+
+    def close(self) -> None:
+        """Close the socket; what it was given and has not sent may still go out (ZMQ's linger)."""
+        if not self._stream.closed():
+            self._stream.on_recv(None)
+            self._stream.on_send(None)
+            self._stream.close()
+        self._inlet.clear()

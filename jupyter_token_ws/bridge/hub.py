@@ -1,0 +1,567 @@
+"""One kernel and its clients.
+
+One subscription to iopub serves all clients and the activity watcher, one set of shell, control and
+stdin sockets all clients; a kernel that does not say what its replies are about gets a set for each.
+
+The subscription stands from the kernel's start. That it does, and which protocol the kernel speaks, is
+found out once for each of its processes and not for each connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from jupyter_client._version import protocol_version_info
+from jupyter_client.adapter import adapt
+from jupyter_client.session import Session
+
+from .backlog import Backlog, Limits, Quota
+from .channels import Channel
+from .client import Client, Owner
+from .outlet import Outlet
+from .routing import Routes, names_parent
+from .spool import FileSpool
+from .tap import Tap
+from .wire import DELIMITER, Batch, Message, pack_json, parse_header
+
+ASK_INTERVAL = 0.5
+"""Seconds between two questions to a kernel that has not answered, or is not heard yet."""
+
+RECONNECT = 0.2
+"""Seconds in which ZMQ has connected all sockets to a kernel once it has connected one: it tries every
+tenth of a second. A question to a socket that is not connected yet the kernel would throw away."""
+
+AWAY_MAX = 8
+"""Clients of one kernel that may be away at once; of more the one longest away is forgotten."""
+
+
+@dataclass(frozen=True)
+class BridgeOptions:
+    """Options of the bridge: bytes, seconds, and a directory for what waits on disk."""
+
+    limits: Limits = field(default_factory=Limits)
+    disk_total: int = 4 * 2**30
+    age: float = 600
+    directory: str | None = None
+
+
+class _Lane:
+    """A set of sockets for shell, control and stdin, of all clients or of one."""
+
+    def __init__(self, hub: Hub, client: Client | None) -> None:
+        self._hub = hub
+        self._client = client
+        self._identity = uuid4().hex.encode()
+        self.channels: dict[str, Channel] = {}
+
+    def open(self) -> None:
+        """Connect to the kernel's ports as they are now."""
+        self.close()
+        for name in ("shell", "control", "stdin"):
+            # Kernels address a question by the identity of the request: the three have the same.
+            stream = getattr(self._hub.kernel, f"connect_{name}")(identity=self._identity)
+            self.channels[name] = Channel(
+                name, stream, self._receive, self._hub.on_low, self._hub.log
+            )
+
+    def close(self) -> None:
+        for channel in self.channels.values():
+            channel.close()
+        self.channels = {}
+
+    def _receive(self, messages: list[Message]) -> None:
+        self._hub.on_replies(messages, self._client)
+
+
+class Hub:
+    """One kernel.
+
+    Args:
+        kernel_id: its id.
+        kernel: its manager.
+        options: of the bridge.
+        quota: for the disk, of all kernels.
+        on_overflow: called with a client whose backlog is full.
+        on_idle: called when nobody needs it any more.
+    """
+
+    def __init__(
+        self,
+        kernel_id: str,
+        kernel: Any,
+        options: BridgeOptions,
+        quota: Quota,
+        log: logging.Logger,
+        on_idle: Callable[[Hub], None],
+    ) -> None:
+        self.kernel_id, self.kernel, self.options, self.log = kernel_id, kernel, options, log
+        self.manager: Any = kernel.parent
+        self.info: dict[str, Any] = {}
+        self.closed = False
+        self.session = Session(config=kernel.session.config, username="")
+        self._own = self.session.session.encode()
+        self._quota = quota
+        self._on_idle = on_idle
+        self._routes: Routes[Client] = Routes()
+        self._named: dict[str, Client] = {}
+        self._clients: set[Client] = set()
+        self._taps: list[Tap] = []
+        self._lane = _Lane(self, None)
+        self._lanes: dict[Client, _Lane] = {}  # of clients, where the kernel names no parents
+        self._shared = True
+        self._iopub: Channel | None = None
+        self._ports: list[int] = []
+        self._verify: Callable[[Message], bool] | None = None
+        self._adapt_version = 0
+        self._asked: set[str] = set()
+        self._answered = self._heard = False
+        self._settled = asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
+        self._settling: asyncio.TimerHandle | None = None
+        self._unsettled_at = 0.0
+        self._ages: dict[Client, asyncio.TimerHandle] = {}
+        self.open()
+        for callback, event in self._restart_callbacks:
+            self.manager.add_restart_callback(kernel_id, callback, event)
+
+    # -- sockets -----------------------------------------------------------------------------------
+
+    @property
+    def _restart_callbacks(self) -> list[tuple[Callable[[], None], str]]:
+        return [(self.on_restarted, "restart"), (self.on_restart_failed, "dead")]
+
+    def open(self) -> None:
+        """Connect to the kernel's ports as they are now."""
+        self._ports = list(self.kernel.ports)
+        self.session.key = self.kernel.session.key
+        self.session.signature_scheme = self.kernel.session.signature_scheme
+        if self._iopub is not None:
+            self._iopub.close()
+        self._iopub = Channel(
+            "iopub", self.kernel.connect_iopub(), self.on_iopub, self.on_low, self.log
+        )
+        for lane in (self._lane, *self._lanes.values()):
+            lane.open()
+        self.unsettle()
+
+    def check_ports(self) -> None:
+        """Connect anew if the kernel came back with other ports."""
+        if not self.closed and list(self.kernel.ports) != self._ports:
+            self.log.debug("Kernel %s has other ports", self.kernel_id)
+            self.open()
+
+    def close(self) -> None:
+        """Close all sockets. Clients that are there keep what waits for them; others are forgotten."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._asking is not None:
+            self._asking.cancel()
+        if self._settling is not None:
+            self._settling.cancel()
+        if self.kernel_id in self.manager:
+            for callback, event in self._restart_callbacks:
+                self.manager.remove_restart_callback(self.kernel_id, callback, event)
+        if self._iopub is not None:
+            self._iopub.flush()
+            self._iopub.close()
+        for lane in (self._lane, *self._lanes.values()):
+            lane.close()
+        for client in list(self._clients):
+            if client.outlet is None:
+                self.forget(client)
+        for tap in list(self._taps):
+            tap.close()
+        self._on_idle(self)
+
+    def _close_if_idle(self) -> None:
+        if not self._clients and not self._taps:
+            self.close()
+
+    # -- is it there -------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether the kernel answered and its subscription stands, since it was last started."""
+        return self._settled.is_set()
+
+    def unsettle(self) -> None:
+        """The kernel was started anew: find out again, without anybody waiting for it yet."""
+        if self._iopub is not None:
+            self._iopub.flush()  # what the process before said proves nothing
+        self._answered = self._heard = False
+        self._asked.clear()
+        self._settled.clear()
+        self._unsettled_at = time.monotonic()
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        # What a cell prints before the subscription stands is lost, its idle state too.
+        for shell in self._shells():
+            shell.hold()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask())
+
+    async def settle(self, timeout: float) -> bool:
+        """Wait until the kernel is there, *timeout* seconds at most; whether it is."""
+        if not self.settled:
+            if not self.closed and (self._asking is None or self._asking.done()):
+                self._asking = asyncio.ensure_future(self._ask())
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), timeout)
+        return self.settled
+
+    async def _ask(self) -> None:
+        """Ask until the kernel was heard on both ways; no longer than upstream would."""
+        deadline = time.monotonic() + float(getattr(self.manager, "kernel_info_timeout", 60))
+        first = True
+        while not self.settled and not self.closed and time.monotonic() < deadline:
+            self.check_ports()
+            # What is sent to the shell of a busy kernel is answered when it is idle again.
+            busy = getattr(self.kernel, "execution_state", None) == "busy"
+            for name in ("control", "shell") if first or not busy else ("control",):
+                message = self._message(name, "kernel_info_request", {})
+                self._asked.add(parse_header(message.parts[0])["msg_id"])
+                self._lane.channels[name].send_own(self._raw(message))
+            first = False
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), ASK_INTERVAL)
+        self._release()
+
+    def _shells(self) -> list[Channel]:
+        lanes = (self._lane, *self._lanes.values())
+        return [lane.channels["shell"] for lane in lanes if lane.channels]
+
+    def _release(self) -> None:
+        for shell in self._shells():
+            shell.release()
+
+    def _on_own_reply(self, message: Message) -> None:
+        """The kernel answered a question of ours."""
+        parent = parse_header(message.parts[1])
+        content = parse_header(message.parts[3])
+        if parent and parent.get("msg_id") not in self._asked:
+            return  # to the process before
+        if message.type != "kernel_info_reply" or self._answered:
+            return
+        self._answered = True
+        self.info = content
+        version = content.get("protocol_version", "")
+        if isinstance(version, list):  # before version 5
+            version = ".".join(map(str, version))
+        major = str(version).partition(".")[0]
+        adapts = major.isdigit() and int(major) != protocol_version_info[0]
+        self._adapt_version = int(major) if adapts else 0
+        if adapts:
+            self.log.info("Kernel %s speaks protocol %s: adapting", self.kernel_id, version)
+        shared = any(names_parent(message, asked) for asked in self._asked)
+        if not shared and self._shared:
+            self.log.info(
+                "Kernel %s does not name the request in its replies: sockets for each client",
+                self.kernel_id,
+            )
+            self._shared = False
+            for client in self._clients:
+                self._open_lane(client)
+        self._check_settled()
+
+    def _check_settled(self) -> None:
+        if not (self._answered and self._heard) or self.settled:
+            return
+        if time.monotonic() - self._unsettled_at < RECONNECT / 2:
+            self._settle()  # it was there when we connected
+        elif self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(RECONNECT, self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        self._settled.set()
+        self._release()
+
+    # -- from the kernel ---------------------------------------------------------------------------
+
+    def on_iopub(self, messages: list[Message]) -> None:
+        """Messages to everybody."""
+        if not self._heard:
+            self._heard = True
+            self._check_settled()
+        if self._taps:
+            now = time.monotonic()
+            for tap in list(self._taps):
+                tap.feed(messages, now)
+        if not self._clients:
+            return
+        hide = not self.manager.allow_tracebacks
+        own, verify = self._own, self._verify
+        kept: list[Message] = []
+        for message in messages:
+            kind = message.type
+            if kind == "status" and own in message.parts[1]:
+                continue  # about a question of ours
+            if verify is not None and not verify(message):
+                continue
+            if self._adapt_version:
+                message = self._adapted(message)  # noqa: PLW2901
+            if hide and kind in {"error", "pyerr"}:
+                message = self._without_traceback(message)  # noqa: PLW2901
+            kept.append(message)
+        if kept:
+            batch = Batch(kept)
+            for client in list(self._clients):
+                client.deliver(batch)
+
+    def on_replies(self, messages: Iterable[Message], client: Client | None) -> None:
+        """Messages to one client: that of the socket, or whoever asked."""
+        for message in messages:
+            if self._verify is not None and not self._verify(message):
+                continue
+            if self._own in message.parts[1] or (
+                not self._answered and message.parts[1] == b"{}" and client is None
+            ):
+                self._on_own_reply(message)
+                continue
+            found = client or self._routes.find(message)
+            if found is None:
+                self.log.debug("Nobody asked for %r of kernel %s", message, self.kernel_id)
+                continue
+            if message.channel == "stdin":
+                found.asked = True
+                self.on_low(found)
+            elif message.type == "execute_reply":
+                found.asked = False
+            found.deliver_one(self._adapted(message) if self._adapt_version else message)
+
+    def on_restarted(self) -> None:
+        """The kernel died and was started anew."""
+        self.log.warning("kernel %s restarted", self.kernel_id)
+        self._tell_state("restarting")
+        self.check_ports()
+        self.unsettle()
+
+    def on_restart_failed(self) -> None:
+        """The kernel died and cannot be started anew."""
+        self.log.error("kernel %s restarted failed!", self.kernel_id)
+        self._tell_state("dead")
+
+    def _tell_state(self, state: str) -> None:
+        if self._iopub is not None:
+            self._iopub.flush()  # what the kernel said before comes before
+        batch = Batch([self._message("iopub", "status", {"execution_state": state})])
+        for client in list(self._clients):
+            client.deliver(batch)
+
+    def _without_traceback(self, message: Message) -> Message:
+        content = parse_header(message.parts[3])
+        content |= {
+            "ename": "ExecutionError",
+            "evalue": "Execution error",
+            "traceback": [self.manager.traceback_replacement_message],
+        }
+        return Message(
+            message.channel, [*message.parts[:3], pack_json(content), *message.parts[4:]]
+        )
+
+    # -- to the kernel -----------------------------------------------------------------------------
+
+    def send(self, client: Client, message: Message) -> bool:
+        """Send a client's message; whether it may send more."""
+        lane = self._lanes.get(client, self._lane)
+        channel = lane.channels.get(message.channel)
+        if channel is None:
+            self.log.warning("No such channel: %.20r", message.channel)
+            return True
+        allowed = self.manager.allowed_message_types
+        if allowed and parse_header(message.parts[0]).get("msg_type") not in allowed:
+            self.log.warning(
+                'Received message of type "%.40s", which is not allowed. Ignoring.', message.type
+            )
+            return True
+        self._routes.sent(client, message)
+        if message.channel == "stdin":
+            client.asked = False
+        if self._adapt_version:
+            message = self._adapted(message, self._adapt_version)
+        # Who was asked a question must be able to answer it: the kernel waits for that.
+        return channel.send(client, self._raw(message)) or client.asked
+
+    def _raw(self, message: Message) -> list[bytes]:
+        return [DELIMITER, self.session.sign(message.parts[:4]), *message.parts]
+
+    def _message(self, channel: str, kind: str, content: dict[str, Any]) -> Message:
+        header = self.session.pack(self.session.msg_header(kind))
+        return Message(channel, [header, b"{}", b"{}", pack_json(content)])
+
+    def _adapted(self, message: Message, version: int = protocol_version_info[0]) -> Message:
+        """A message in another major version of the protocol."""
+        header, parent, metadata, content, *buffers = message.parts
+        fields: dict[str, Any] = {
+            "header": parse_header(header),
+            "parent_header": parse_header(parent),
+            "metadata": parse_header(metadata),
+            "content": parse_header(content),
+            "buffers": buffers,
+        }
+        fields |= {name: fields["header"].get(name, "") for name in ("msg_id", "msg_type")}
+        fields = adapt(fields, version)
+        names = ("header", "parent_header", "metadata", "content")
+        parts = [self.session.pack(fields[name]) for name in names]
+        return Message(message.channel, parts + buffers, message.signature)
+
+    def _verifier(self) -> Callable[[Message], bool] | None:
+        """Checks signatures as upstream does for the older format; ``None`` where none are made."""
+        key, scheme = self.session.key, self.session.signature_scheme.partition("-")[2]
+        if not key:
+            return None
+
+        def verify(message: Message) -> bool:
+            made = hmac.digest(key, b"".join(message.parts[:4]), scheme).hex().encode()
+            if hmac.compare_digest(made, message.signature):
+                return True
+            self.log.error("Wrong signature on %s of kernel %s", message.channel, self.kernel_id)
+            return False
+
+        return verify
+
+    # -- clients -----------------------------------------------------------------------------------
+
+    @property
+    def clients(self) -> frozenset[Client]:
+        """All clients, there or away."""
+        return frozenset(self._clients)
+
+    def named(self, key: str | None) -> Client | None:
+        """The client of a kernel session, there or away."""
+        return self._named.get(key) if key is not None else None
+
+    def attach(
+        self,
+        key: str | None,
+        outlet: Outlet,
+        *,
+        verified: bool,
+        owner: Owner,
+    ) -> Client:
+        """A client connected.
+
+        Args:
+            key: its kernel session; ``None`` for one that cannot come back.
+            outlet: where it is.
+            verified: whether signatures are checked for it.
+            owner: who is told what becomes of it.
+        """
+        self.check_ports()
+        client = self.named(key)
+        if client is None:
+            backlog = Backlog(self.options.limits, self._notice, self._spool, self._quota)
+            client = Client(key, backlog, self._overflowed)
+            self._clients.add(client)
+            self._routes.add(client)
+            if key is not None:
+                self._named[key] = client
+            if not self._shared and not self.closed:
+                self._open_lane(client)
+        elif client.outlet is not None:
+            client.detach(time.monotonic())
+        client.owner = owner
+        if verified and self._verify is None:
+            self._verify = self._verifier()
+        client.attach(outlet)
+        self._review_away()
+        return client
+
+    def detach(self, client: Client, outlet: Outlet) -> None:
+        """A connection ended; maybe its client has another by now."""
+        if client.outlet is not outlet:
+            return
+        client.detach(time.monotonic())
+        keeps = getattr(self.manager, "buffer_offline_messages", True)
+        if client.key is None or not keeps or self.closed or client.backlog.overflowed:
+            self.forget(client)
+        else:
+            self._review_away()
+
+    def forget(self, client: Client) -> None:
+        """A client will not come back."""
+        self._clients.discard(client)
+        if client.key is not None and self._named.get(client.key) is client:
+            del self._named[client.key]
+        self._routes.forget(client)
+        client.backlog.clear()
+        lane = self._lanes.pop(client, None)
+        if lane is not None:
+            lane.close()
+        timer = self._ages.pop(client, None)
+        if timer is not None:
+            timer.cancel()
+        if not self.closed:
+            self._close_if_idle()
+
+    def _review_away(self) -> None:
+        """Who is away may come back: for some time while others are there, else for any time."""
+        away = [client for client in self._clients if client.outlet is None]
+        away.sort(key=lambda client: client.away_since or 0)
+        for client in away[: max(0, len(away) - AWAY_MAX)]:
+            self.forget(client)
+        others = len(away) < len(self._clients)
+        for client in list(self._clients):
+            timer = self._ages.get(client)
+            if client.outlet is not None or not others:
+                if timer is not None:
+                    timer.cancel()
+                    del self._ages[client]
+            elif timer is None:
+                since = client.away_since or 0
+                left = max(0.0, since + self.options.age - time.monotonic())
+                loop = asyncio.get_running_loop()
+                self._ages[client] = loop.call_later(left, self.forget, client)
+
+    def _open_lane(self, client: Client) -> None:
+        lane = self._lanes[client] = _Lane(self, client)
+        lane.open()
+        if not self.settled:
+            lane.channels["shell"].hold()
+
+    def on_low(self, client: Client | None) -> None:
+        """A client that was told to stop may go on."""
+        if client is not None and client.owner is not None:
+            client.owner.on_low()
+
+    def _overflowed(self, client: Client) -> None:
+        if client.owner is None:
+            self.log.warning("Kernel %s: too much for a client that is away", self.kernel_id)
+            self.forget(client)
+        else:
+            client.owner.on_overflow()
+
+    def _spool(self) -> FileSpool:
+        return FileSpool(self.options.directory)
+
+    def _notice(self, parent: bytes, count: int, size: int) -> Message:
+        text = (
+            f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
+            " they came faster than they were read.]\n"
+        )
+        header = self.session.pack(self.session.msg_header("stream"))
+        content = pack_json({"name": "stderr", "text": text})
+        return Message("iopub", [header, parent, b"{}", content])
+
+    # -- the activity watcher ----------------------------------------------------------------------
+
+    def tap(self) -> Tap:
+        """A tap on the subscription."""
+        made = Tap(self._tap_closed, self.log)
+        self._taps.append(made)
+        self.check_ports()
+        return made
+
+    def _tap_closed(self, tap: Tap) -> None:
+        if tap in self._taps:
+            self._taps.remove(tap)

@@ -1,0 +1,157 @@
+"""What the bridge writes to, and that for a plain websocket of tornado's.
+
+Frames of one wake-up are written at once, past ``write_message``: it would make a task for each. Where
+tornado compresses, or something else stands for its protocol, messages go through ``write_message``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import Any, Protocol
+
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol13
+
+from .wire import Batch, Message, Wire, frames
+
+
+class Outlet(Protocol):
+    """One connection to a client."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more gets out."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that were sent here and have not left."""
+
+    def send(self, batch: Batch) -> asyncio.Future[None] | None:
+        """Write messages; the future tells when they have left, ``None`` that they have."""
+
+    def unsent(self) -> list[Message]:
+        """The messages that have not left in full, oldest first."""
+
+
+class SocketOutlet:
+    """A websocket, by its connection's stream.
+
+    Args:
+        handler: of an open websocket.
+        wire: the format that its client speaks.
+    """
+
+    def __init__(self, handler: WebSocketHandler, wire: Wire) -> None:
+        self.wire = wire
+        connection: Any = handler.ws_connection
+        self._connection = connection
+        stream: Any = connection.stream
+        self._stream = stream
+        self._waiting: deque[tuple[int, Batch]] = deque()
+        # Nagle's algorithm would keep each small message until the one before is acknowledged.
+        with suppress(OSError):
+            stream.set_nodelay(True)
+
+    @staticmethod
+    def fits(handler: WebSocketHandler) -> bool:
+        """Whether frames may be written to this socket's stream as they are."""
+        connection: Any = handler.ws_connection
+        return type(connection) is WebSocketProtocol13 and connection._compressor is None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return bool(self._stream.closed() or self._connection.is_closing())
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes in the stream's buffer."""
+        return int(self._stream._total_write_index - self._stream._total_write_done_index)
+
+    def send(self, batch: Batch) -> asyncio.Future[None] | None:
+        """Write messages."""
+        stream = self._stream
+        chunks = batch.chunks(self.wire)
+        end = stream._total_write_index + sum(map(len, chunks))
+        future: asyncio.Future[None] | None = None
+        if not self.closed:
+            with suppress(StreamClosedError):
+                for chunk in chunks:
+                    future = stream.write(chunk)
+        while self._waiting and self._waiting[0][0] <= stream._total_write_done_index:
+            self._waiting.popleft()
+        if stream._total_write_done_index >= end:
+            return None
+        self._waiting.append((end, batch))
+        return future
+
+    def unsent(self) -> list[Message]:
+        """The messages of which the operating system has not taken all. A frame that it has in part
+        is of no use to anybody."""
+        left: list[Message] = []
+        done = self._stream._total_write_done_index
+        for end, batch in self._waiting:
+            lengths = [sum(map(len, frames(self.wire, [each]))) for each in batch.messages]
+            at = end - sum(lengths)
+            for message, length in zip(batch.messages, lengths, strict=True):
+                at += length
+                if at > done:
+                    left.append(message)
+        return left
+
+
+class MessageOutlet:
+    """A websocket by ``write_message``, for compression and for protocols that are not tornado's own."""
+
+    def __init__(self, handler: WebSocketHandler, wire: Wire) -> None:
+        self.wire = wire
+        self._handler = handler
+        self._waiting: deque[tuple[asyncio.Future[None] | None, Message]] = deque()
+        self.unsent_bytes = 0
+        with suppress(Exception):  # not every protocol has a socket to set it on
+            handler.set_nodelay(True)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        connection: Any = self._handler.ws_connection
+        return connection is None or bool(connection.is_closing())
+
+    def send(self, batch: Batch) -> asyncio.Future[None] | None:
+        """Write messages."""
+        last: asyncio.Future[None] | None = None
+        for message in batch.messages:
+            opcode, pieces = self.wire.payload(message)
+            try:
+                written = self._handler.write_message(b"".join(pieces), binary=opcode == 2)
+            except WebSocketClosedError:
+                self._waiting.append((None, message))
+                continue
+            last = asyncio.ensure_future(written)
+            self.unsent_bytes += message.size
+            self._waiting.append((last, message))
+            last.add_done_callback(self._written)
+        return last
+
+    def _written(self, future: asyncio.Future[None]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return  # the connection is gone, and what waits here did not get out
+        while self._waiting:
+            first, message = self._waiting[0]
+            if first is None or not first.done() or first.exception() is not None:
+                return
+            self._waiting.popleft()
+            self.unsent_bytes -= message.size
+
+    def unsent(self) -> list[Message]:
+        """The messages that have not left."""
+        return [message for _, message in self._waiting]
+
+
+def outlet_for(handler: WebSocketHandler, wire: Wire) -> Outlet:
+    """The outlet of an open websocket."""
+    return (
+        SocketOutlet(handler, wire) if SocketOutlet.fits(handler) else MessageOutlet(handler, wire)
+    )

@@ -1,0 +1,209 @@
+"""Clients that do not read, and clients that send too much: bounds, and nothing lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import struct
+from typing import Any, cast
+
+import pytest
+
+from jupyter_token_ws.bridge import client as client_module
+from jupyter_token_ws.bridge import inlet as inlet_module
+from tests.support.live_kernel import Client, Live, install, odd, printed
+from tests.support.waiting import auntil
+
+COUNT = 300
+FLOOD = f"""
+from IPython.display import display
+for n in range({COUNT}):
+    display({{"text/plain": f"<{{n}}>" + "x" * 100_000}}, raw=True)
+    print(f"({{n}})", flush=True)
+"""
+
+
+def small(**more: object) -> Any:
+    return pytest.mark.parametrize("token_ws_config", [{"backlog_memory": 2**20, **more}])
+
+
+async def flood(kernel: Live, sleeper: Client, watcher: Client) -> str:
+    """Let a kernel say much for somebody who does not read; returns the request's id."""
+    message_id = await sleeper.execute(FLOOD)
+    await watcher.until("status", message_id, execution_state="idle")
+    return message_id
+
+
+def displayed(heard: list[dict[str, Any]]) -> list[int]:
+    texts = [
+        m["content"]["data"]["text/plain"]
+        for m in heard
+        if m["header"]["msg_type"] == "display_data"
+    ]
+    return [int(re.match(r"<(\d+)>", text)[1]) for text in texts]  # type: ignore[index]
+
+
+@small()
+@pytest.mark.parametrize("v1", [True, False], ids=["v1", "legacy"])
+async def test_who_does_not_read_loses_nothing(kernel, v1):
+    async with (
+        kernel.client("sleeper", v1=v1) as sleeper,
+        kernel.client("watcher") as watcher,
+    ):
+        await watcher.run("1")
+        message_id = await flood(kernel, sleeper, watcher)
+        hub = kernel.hub
+        (lagging,) = [each for each in hub.clients if each.backlog]
+        assert lagging.backlog.size - lagging.backlog.memory_size > 2**20
+        assert lagging.backlog.memory_size <= 2**20 + 250_000
+        assert lagging.outlet.unsent_bytes <= client_module.HIGH + 2_500_000
+        heard = await sleeper.idle(message_id)
+        assert displayed(heard) == list(range(COUNT))
+        assert re.findall(r"\((\d+)\)", printed(heard)) == list(map(str, range(COUNT)))
+        assert kernel.bridge.quota.used == 0
+        assert await sleeper.run("print('on')") == "on\n"
+
+
+@small()
+async def test_who_did_not_read_and_lost_the_connection_loses_nothing(kernel):
+    async with kernel.client("watcher") as watcher:
+        await watcher.run("1")
+        async with kernel.client("sleeper") as sleeper:
+            message_id = await flood(kernel, sleeper, watcher)
+            # Read a part, in the middle of which the connection breaks.
+            for _ in range(20):
+                await sleeper.hear()
+            sleeper.knock.vanish()
+        await auntil(lambda: kernel.connections == 1, "the sleeper to be gone")
+        before = displayed(sleeper.heard)
+        async with kernel.client("sleeper") as back:
+            await back.until("status", message_id, execution_state="idle")
+        after = displayed(back.heard)
+        # What the system had taken from us, and the client not from the system, is beyond us.
+        assert before == list(range(len(before)))
+        assert after == list(range(after[0], COUNT))
+        assert after[0] >= len(before)
+
+
+@small(backlog_disk=0)
+async def test_what_has_no_room_is_cut_with_a_notice_and_nothing_else_is(kernel):
+    async with kernel.client("sleeper") as sleeper, kernel.client("watcher") as watcher:
+        await watcher.run("1")
+        message_id = await flood(kernel, sleeper, watcher)
+        heard = await sleeper.idle(message_id)
+        shown = displayed(heard)
+        assert shown == sorted(set(shown))
+        assert len(shown) < COUNT
+        notices = re.findall(r"\[(\d+) messages of output", printed(heard))
+        cut = sum(map(int, notices))
+        # How many messages the kernel makes of a line is its own affair.
+        assert 0 < COUNT - len(shown) <= cut <= 3 * COUNT
+        (told, *_) = [m for m in heard if "messages of output" in m["content"].get("text", "")]
+        assert told["content"]["name"] == "stderr"
+        assert told["parent_header"]["msg_id"] == message_id
+
+
+@small(backlog_disk=0, backlog_overflow="close")
+async def test_or_the_connection_ends_with_a_reason(kernel):
+    async with kernel.client("sleeper") as sleeper:
+        await sleeper.execute(FLOOD)
+        (lagging,) = kernel.hub.clients
+        await auntil(lambda: lagging.backlog.overflowed, "the backlog to be full")
+        await sleeper.knock.wait_closed()
+        assert (sleeper.knock.code, sleeper.knock.slug) == (4507, "backlog_full")
+    await auntil(lambda: not kernel.hub.clients, "the client to be forgotten")
+    async with kernel.client("sleeper") as back:
+        assert await back.run("print(1)") == "1\n"
+
+
+@small(backlog_disk=0, backlog_overflow="close")
+async def test_who_is_away_and_has_no_room_is_forgotten(kernel, caplog):
+    async with kernel.client("away") as away:
+        await away.execute("import time; time.sleep(1)" + FLOOD)
+        await away.until("execute_input")
+    await auntil(lambda: kernel.connections == 0)
+    await auntil(lambda: not kernel.hub.clients, "the client to be forgotten")
+    assert "too much for a client that is away" in caplog.text
+
+
+# -- inbound ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernel_name(jp_data_dir) -> str:
+    return "python3"
+
+
+@pytest.fixture
+def plain(jp_data_dir, jp_asyncio_loop, door):
+    """A kernel that reads nothing while it waits for an answer."""
+    install(jp_data_dir, "plain", odd("plain"))
+    manager = door.app.kernel_manager
+    kernel_id = jp_asyncio_loop.run_until_complete(manager.start_kernel(kernel_name="plain"))
+    yield Live(door, kernel_id)
+    jp_asyncio_loop.run_until_complete(manager.shutdown_kernel(kernel_id, now=True))
+
+
+SIZE = 20_000
+MANY = 6_000
+
+
+async def pour(client: Client) -> None:
+    """Send much more than ZMQ and the operating system hold."""
+    _, frame = client.frame("shell", "comm_msg", {"data": "x" * SIZE}, [])
+    payload = frame.encode() if isinstance(frame, str) else frame
+    # Masked with zeros.
+    whole = struct.pack("!BBH4x", 0x82, 0x80 | 126, len(payload)) + payload
+    for _ in range(MANY):
+        client.knock.writer.write(whole)
+        await client.knock.writer.drain()
+
+
+def waiting(kernel: Live, stopped: int) -> bool:
+    """Whether so many clients are told to wait."""
+    registry = kernel.door.guard.registry
+    owners = [cast("Any", entry.handler).connection for entry in registry]
+    return sum(owner is not None and owner.waiting is not None for owner in owners) == stopped
+
+
+async def test_who_sends_too_much_is_held_back_and_nobody_else(plain):
+    async with plain.client("ann") as ann, plain.client("bob") as bob:
+        await bob.execute("ask", stdin=True)
+        await bob.until("input_request")
+        pouring = asyncio.create_task(pour(ann))
+        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        held = [
+            channel._inlet.waiting(client)
+            for channel in plain.hub._lane.channels.values()
+            for client in plain.hub.clients
+        ]
+        assert max(held) <= inlet_module.HIGH + 2 * SIZE
+        assert not pouring.done()
+        await bob.send("control", "kernel_info_request")
+        await bob.send("stdin", "input_reply", {"value": "answer"})
+        assert (await bob.until("execute_reply"))["content"]["echo"] == "answer"
+        await asyncio.wait_for(pouring, 60)
+        await auntil(lambda: waiting(plain, 0), "ann to go on")
+        assert await ann.run("done") == "done"
+
+
+async def test_who_was_asked_can_answer_behind_much_else(plain):
+    async with plain.client("ann") as ann:
+        await ann.execute("ask", stdin=True)
+        await ann.until("input_request")
+        await asyncio.wait_for(pour(ann), 60)
+        await ann.send("stdin", "input_reply", {"value": "answer"})
+        assert (await ann.until("execute_reply"))["content"]["echo"] == "answer"
+
+
+async def test_who_waits_and_leaves_leaves_nothing(plain):
+    async with plain.client("ann") as ann, plain.client("bob") as bob:
+        await bob.execute("ask", stdin=True)
+        await bob.until("input_request")
+        pouring = asyncio.create_task(pour(ann))
+        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        pouring.cancel()
+        ann.knock.vanish()
+        await bob.send("stdin", "input_reply", {"value": "answer"})
+        assert (await bob.until("execute_reply"))["content"]["echo"] == "answer"
+        await auntil(lambda: plain.connections == 1, "ann to be gone")
