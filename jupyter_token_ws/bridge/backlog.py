@@ -27,8 +27,8 @@ from .wire import OVERHEAD, Message
 DROPPABLE = frozenset({"stream", "display_data", "update_display_data", "clear_output"})
 """Message types that may be cut: output, and what only clears output."""
 
-MERGED_MAX = 256 * 1024
-"""Bytes of text up to which neighbours are merged."""
+MERGED_MAX = 64 * 1024
+"""Bytes of text up to which neighbours are merged: what merging saves is the cost of each message."""
 
 NOTICE_SIZE = OVERHEAD + 1024
 """Bytes counted for a notice before it is written."""

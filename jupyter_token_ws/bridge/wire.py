@@ -9,7 +9,6 @@ parts) and the older one without a name (JSON text, or offsets, JSON and buffers
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from struct import Struct, error, pack, unpack_from
@@ -33,10 +32,8 @@ costs less than one more system call."""
 TEXT, BINARY = 0x1, 0x2
 """Opcodes of RFC 6455 section 5.2."""
 
-_VALUE = re.compile(rb'\s*:\s*"([^"]*)"')
-_TYPE = b'"msg_type"'
+_TYPE, _ID = b'"msg_type"', b'"msg_id"'
 _COLONS = {b":", b": "}
-_COMMAS = {b",", b", "}
 
 _HEAD4 = Struct("<BBH7Q5s").pack  # the frame's own length is big-endian, see _head4
 _OFFSETS4 = 8 * (1 + 1 + 4 + 1)
@@ -85,46 +82,37 @@ def from_zmq(channel: str, raw: list[bytes]) -> Message:
         raise WireError("no delimiter") from None
     if len(raw) < start + 5:
         raise WireError(f"{len(raw) - start} parts after the delimiter instead of 5 or more")
+    if DELIMITER in raw[start : start + 5]:
+        raise WireError("a second delimiter")
     return Message(channel, raw[start + 1 :], raw[start])
 
 
-def message_type(header: bytes) -> str:
-    """The ``msg_type`` of a header; empty if it has none.
+def scan(header: bytes, key: bytes) -> bytes | None:
+    """The string that a header has under *key*, which is given with its quotation marks.
 
-    A key's letters with quotes around them cannot stand within a string unless a backslash stands
-    there too; with one opening brace there is no object within the header; and of a key given twice
-    nothing is said. So where the scan answers, a parser would find the same.
+    ``None`` where that is not sure. A key's letters with quotes around them cannot stand within a string
+    unless a backslash stands there too; with one opening brace there is no object within the header;
+    and of a key given twice nothing is said. So where there is an answer, a parser would find the same,
+    and it may be put into JSON as it is.
     """
-    start = header.find(_TYPE)
-    if (
-        start > 0
-        and b"\\" not in header
-        and header.count(b"{") == 1
-        and header.find(_TYPE, start + 10) < 0
-    ):
-        found = _VALUE.match(header, start + 10)
-        if found is not None:
-            return found[1].decode("utf-8", "replace")
+    at = header.find(key)
+    after = at + len(key)
+    if at <= 0 or b"\\" in header or header.count(b"{") != 1 or header.find(key, after) >= 0:
+        return None
+    begin = header.find(b'"', after)
+    end = header.find(b'"', begin + 1)
+    if begin < 0 or end < 0 or header[after:begin] not in _COLONS:
+        return None
+    return header[begin + 1 : end]
+
+
+def message_type(header: bytes) -> str:
+    """The ``msg_type`` of a header; empty if it has none."""
+    found = scan(header, _TYPE)
+    if found is not None:
+        return found.decode("utf-8", "replace")
     value = parse_header(header).get("msg_type")
     return value if isinstance(value, str) else ""
-
-
-def scan_header(header: bytes) -> dict[bytes, bytes] | None:
-    """The fields of a header that is one flat object of plain strings; ``None`` for any other."""
-    if b"\\" in header:
-        return None
-    pieces = header.split(b'"')
-    keys = pieces[1::4]
-    if (
-        len(pieces) % 4 != 1
-        or pieces[0].strip() != b"{"
-        or pieces[-1].strip() != b"}"
-        or not _COLONS.issuperset(pieces[2::4])
-        or not _COMMAS.issuperset(pieces[4:-1:4])
-    ):
-        return None
-    fields = dict(zip(keys, pieces[3::4], strict=True))
-    return fields if len(fields) == len(keys) else None
 
 
 def parse_header(header: bytes) -> dict[str, Any]:
@@ -234,16 +222,13 @@ class Legacy:
         bytes; they are JSON, as ever they came.
         """
         header, parent, metadata, content, *buffers = message.parts
-        fields = scan_header(header)
-        if fields is None:
+        message_id, kind = scan(header, _ID), scan(header, _TYPE)
+        if message_id is None or kind is None:
             parsed = parse_header(header)
             header = pack_json(parsed)
             identity = pack_json(parsed.get("msg_id")), pack_json(parsed.get("msg_type"))
         else:
-            identity = (
-                b'"%b"' % fields.get(b"msg_id", b""),
-                b'"%b"' % fields.get(b"msg_type", b""),
-            )
+            identity = b'"%b"' % message_id, b'"%b"' % kind
         text = (
             b'{"header":%b,"msg_id":%b,"msg_type":%b,"parent_header":%b,"metadata":%b,"content":%b,'
             b'"channel":"%b"%b}'
@@ -256,9 +241,7 @@ class Legacy:
             message.channel.encode(),
             b"" if buffers else b',"buffers":[]',
         )
-        try:
-            text.decode()  # a text frame of anything but UTF-8 ends the connection
-        except UnicodeDecodeError:
+        if not text.isascii():  # a text frame of anything but UTF-8 ends the connection
             text = text.decode("utf-8", "replace").encode()
         if not buffers:
             return TEXT, [text]
@@ -325,21 +308,21 @@ def frames(wire: Wire, messages: Iterable[Message]) -> list[bytes]:
     """The frames of *messages*, to be written one after the other: small pieces are together in one."""
     pieces: list[bytes] = []
     add: Callable[[Message, list[bytes]], None] = wire.add_frame
-    largest = 0
+    large = False
     for message in messages:
         add(message, pieces)
-        largest = max(largest, message.size)
-    return [b"".join(pieces)] if largest < LARGE else together(pieces)
+        if message.size >= LARGE:
+            large = True
+    return together(pieces) if large else [b"".join(pieces)]
 
 
 class Batch:
     """Messages on their way out together, and their frames, made once for all clients."""
 
-    __slots__ = ("_chunks", "messages", "size")
+    __slots__ = ("_chunks", "messages")
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = messages
-        self.size = sum([message.size for message in messages])
         self._chunks: dict[Wire, list[bytes]] = {}
 
     def chunks(self, wire: Wire) -> list[bytes]:

@@ -1,0 +1,121 @@
+"""Receiving from real ZMQ sockets, also from kernels that send what is no message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+from zmq.eventloop.zmqstream import ZMQStream
+
+from jupyter_token_ws.bridge.channels import DRAIN_MESSAGES, Channel
+from jupyter_token_ws.bridge.wire import Message
+from tests.support.waiting import auntil
+
+LOG = logging.getLogger("channels")
+PARTS = [b"sig", b'{"msg_type": "x"}', b"{}", b"{}", b"{}"]
+GOOD = [b"topic", b"<IDS|MSG>", *PARTS]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Any, Any]]:
+    context = zmq.Context()
+    ours, theirs = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+    ours.bind("inproc://pair")
+    theirs.connect("inproc://pair")
+    yield ours, theirs
+    for each in (ours, theirs):
+        each.close(0)
+    context.term()
+
+
+class Ear:
+    """A channel and what it gave."""
+
+    def __init__(self, socket: Any) -> None:
+        self.wakes: list[int] = []
+        self.messages: list[Message] = []
+        self.channel = Channel("iopub", ZMQStream(socket), self.hear, lambda sender: None, LOG)
+
+    def hear(self, messages: list[Message]) -> None:
+        self.wakes.append(len(messages))
+        self.messages += messages
+
+
+async def test_many_per_wake_up_and_never_too_many(pair):
+    ours, theirs = pair
+    for number in range(500):
+        theirs.send_multipart([*GOOD[:-1], b"%d" % number, b"buffer"])
+    ear = Ear(ours)
+    await auntil(lambda: len(ear.messages) == 500, "all messages")
+    assert len(ear.wakes) <= 4
+    assert max(ear.wakes) <= DRAIN_MESSAGES + 1
+    assert [message.parts[3] for message in ear.messages] == [b"%d" % n for n in range(500)]
+    assert ear.messages[0].parts[4:] == [b"buffer"]
+    assert ear.messages[0].signature == b"sig"
+    ear.channel.close()
+
+
+async def test_large_ones_are_fewer_per_wake_up(pair):
+    ours, theirs = pair
+    for _ in range(20):
+        theirs.send_multipart([*GOOD, bytes(2**20)])
+    ear = Ear(ours)
+    await auntil(lambda: len(ear.messages) == 20)
+    assert max(ear.wakes) <= 4
+    ear.channel.close()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [b"no delimiter"],
+        [b"topic", b"<IDS|MSG>"],
+        [b"topic", b"<IDS|MSG>", b"sig", b"{}"],
+        [b"<IDS|MSG>", b"sig", b"{}", b"{}"],
+        [b"topic", b"<IDS|MSG>", b"sig", b"<IDS|MSG>", b"{}", b"{}", b"{}"],
+    ],
+)
+async def test_what_is_no_message_costs_at_most_its_neighbour(pair, odd):
+    ours, theirs = pair
+    for message in (odd, GOOD, GOOD, odd, GOOD, GOOD, GOOD, odd):
+        theirs.send_multipart(message)
+    ear = Ear(ours)
+    await auntil(lambda: len(ear.messages) >= 3)
+    await asyncio.sleep(0)
+    theirs.send_multipart([*GOOD, b"last"])
+    await auntil(lambda: any(message.parts[4:] == [b"last"] for message in ear.messages))
+    assert all(message.type == "x" for message in ear.messages)
+    ear.channel.close()
+
+
+async def test_flush_takes_what_is_there_without_waiting(pair):
+    ours, theirs = pair
+    ear = Ear(ours)
+    for _ in range(300):
+        theirs.send_multipart(GOOD)
+    ear.channel.flush()
+    assert len(ear.messages) == 300
+    ear.channel.close()
+    ear.channel.flush()
+    ear.channel.close()
+
+
+async def test_sends_in_turn(pair):
+    ours, theirs = pair
+    ear = Ear(ours)
+    ear.channel.hold()
+    assert ear.channel.send("ann", [b"one"])
+    ear.channel.send_own([b"own"])
+    ear.channel.release()
+    theirs.rcvtimeo = 10_000
+    received: list[bytes] = []
+    while len(received) < 2:
+        await asyncio.sleep(0)
+        if theirs.poll(0):
+            received.append(theirs.recv())
+    assert received == [b"own", b"one"]
+    ear.channel.close()

@@ -1,0 +1,182 @@
+"""Clients that lag, vanish and come back, against a simple model: a list of all that was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_token_ws.bridge.backlog import Backlog, Limits, Quota
+from jupyter_token_ws.bridge.client import HIGH, Client
+from jupyter_token_ws.bridge.spool import FileSpool
+from jupyter_token_ws.bridge.wire import Batch, Message, pack_json
+
+SIZES = {"small": 10, "large": HIGH // 3}
+
+
+class Line:
+    """An outlet in memory: takes everything, and lets go of it when it is told to."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.queue: deque[tuple[Message, asyncio.Future[None] | None]] = deque()
+        self.arrived: list[Message] = []
+
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(message.size for message, _ in self.queue)
+
+    def send(self, batch: Batch) -> asyncio.Future[None] | None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        *first, last = batch.messages
+        self.queue.extend((message, None) for message in first)
+        self.queue.append((last, future))
+        return future
+
+    def unsent(self) -> list[Message]:
+        return [message for message, _ in self.queue]
+
+    async def carry(self, count: int) -> None:
+        for _ in range(min(count, len(self.queue))):
+            message, future = self.queue.popleft()
+            self.arrived.append(message)
+            if future is not None:
+                future.set_result(None)
+        await asyncio.sleep(0)  # whoever waits for it learns of it
+
+    def cut(self) -> None:
+        self.closed = True
+        for _, future in self.queue:
+            if future is not None:
+                future.set_exception(OSError("gone"))
+                future.exception()
+
+
+def notice(parent: bytes, count: int, size: int) -> Message:
+    text = f"[{count}]"
+    header = pack_json({"msg_type": "notice"})
+    return Message("iopub", [header, parent, b"{}", pack_json({"text": text})])
+
+
+def made(number: int, kind: str, size: str) -> Message:
+    text = f"<{number}>" + "x" * SIZES[size]
+    content = json.dumps({"name": "stdout", "text": text}).encode()
+    return Message("iopub", [pack_json({"msg_type": kind}), b"{}", b"{}", content])
+
+
+def numbers(messages: list[Message]) -> list[int]:
+    return [int(n) for m in messages for n in re.findall(rb"<(\d+)>", m.parts[3])]
+
+
+kinds = st.sampled_from(["stream", "display_data", "status", "comm_msg"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), kinds, st.sampled_from(["small", "small", "large"])),
+        st.tuples(st.just("say"), kinds, st.just("small")),
+        st.tuples(st.just("carry"), st.sampled_from([1, 5, 100])),
+        st.just(("vanish",)),
+        st.just(("return",)),
+    ),
+    max_size=60,
+)
+
+
+def run(program: list[tuple], limits: Limits) -> tuple[Client, list[Message], int]:
+    """What arrived, over all its connections, and how many were said."""
+    quota = Quota(2**30)
+    overflowed: list[Client] = []
+
+    async def play() -> tuple[Client, list[Message], int]:
+        client = Client("s", Backlog(limits, notice, FileSpool, quota), overflowed.append)
+        lines = [Line()]
+        client.attach(lines[0])
+        count = 0
+        for step in program:
+            match step:
+                case ("say", kind, size):
+                    client.deliver(Batch([made(count, kind, size)]))
+                    count += 1
+                case ("carry", number) if client.outlet is not None:
+                    await lines[-1].carry(number)
+                case ("vanish",) if client.outlet is not None:
+                    client.detach(0)
+                    lines[-1].cut()
+                    await asyncio.sleep(0)
+                case ("return",) if client.outlet is None:
+                    lines.append(Line())
+                    client.attach(lines[-1])
+                case _:
+                    continue
+            assert client.backlog.memory_size <= limits.memory + 3 * HIGH
+            if client.outlet is not None:
+                assert lines[-1].unsent_bytes <= 3 * HIGH
+        if client.outlet is None:
+            lines.append(Line())
+            client.attach(lines[-1])
+        while lines[-1].queue:
+            await lines[-1].carry(100)
+        return client, [m for line in lines for m in line.arrived], count
+
+    result = asyncio.run(play())
+    assert quota.used == 0
+    assert bool(overflowed) == result[0].backlog.overflowed
+    return result
+
+
+@given(steps)
+def test_everything_arrives_once_and_in_order(program):
+    _, arrived, count = run(program, Limits(memory=2 * HIGH, disk=2**30))
+    assert numbers(arrived) == list(range(count))
+
+
+@given(steps)
+def test_in_little_room_only_output_is_missing_and_that_is_told(program):
+    client, arrived, count = run(program, Limits(memory=8 * HIGH, disk=0))
+    if client.backlog.overflowed:
+        return
+    got = numbers(arrived)
+    assert got == sorted(set(got))
+    told = sum(int(json.loads(m.parts[3])["text"][1:-1]) for m in arrived if m.type == "notice")
+    assert len(got) + told == count
+    said = [kind for step, kind, *_ in (s for s in program if s[0] == "say")]
+    missing = set(range(count)) - set(got)
+    assert {said[number] for number in missing} <= {"stream", "display_data"}
+
+
+class Broken(FileSpool):
+    def take(self) -> bytes:
+        raise OSError("cannot be read")
+
+
+def test_spool_that_cannot_be_read_is_told():
+    overflowed: list[Client] = []
+
+    async def play() -> None:
+        client = Client("s", Backlog(Limits(HIGH, 2**30), notice, Broken, None), overflowed.append)
+        for number in range(20):
+            client.deliver(Batch([made(number, "comm_msg", "large")]))
+        line = Line()
+        client.attach(line)
+        while line.queue:
+            await line.carry(1)
+        client.deliver(Batch([made(99, "comm_msg", "small")]))
+        assert overflowed == [client]
+
+    asyncio.run(play())
+
+
+def test_what_is_limited_is_limited_before_it_is_kept():
+    async def play() -> None:
+        client = Client("s", Backlog(Limits(), notice, FileSpool), lambda client: None)
+        client.limit = lambda batch: Batch(batch.messages[:1])
+        client.deliver(Batch([made(1, "status", "small"), made(2, "status", "small")]))
+        line = Line()
+        client.attach(line)
+        await line.carry(5)
+        assert numbers(line.arrived) == [1]
+
+    asyncio.run(play())
