@@ -93,7 +93,14 @@ class Channel:
         size = DRAIN_BYTES - sum(message.size for message in messages)
         messages += drain(self._stream.socket, self.name, self._log, DRAIN_MESSAGES, size)
         if messages:
+            self._hand_on(messages)
+
+    def _hand_on(self, messages: list[Message]) -> None:
+        try:
             self._on_messages(messages)
+        except Exception:  # noqa: BLE001 - whatever comes of it
+            # After an error the stream would not look whether there is more, and ZMQ tells but once.
+            self._log.exception("Cannot hand on %d messages of %s", len(messages), self.name)
 
     def flush(self) -> None:
         """Receive all that is there already."""
@@ -101,7 +108,7 @@ class Channel:
             messages = drain(self._stream.socket, self.name, self._log, DRAIN_MESSAGES, DRAIN_BYTES)
             if not messages:
                 return
-            self._on_messages(messages)
+            self._hand_on(messages)
 
     def send(self, sender: Sender, raw: list[bytes]) -> bool:
         """Send a message, in its turn; whether the client may send more."""

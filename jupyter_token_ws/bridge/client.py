@@ -53,6 +53,8 @@ class Client:
         self.backlog = backlog
         self.outlet: Outlet | None = None
         self.away_since: float | None = None
+        self.said_goodbye = False
+        """Whether it left in good order, and not because a connection broke."""
         self.asked = False
         """Whether the kernel waits for an answer of this client."""
         self.owner: Owner | None = None

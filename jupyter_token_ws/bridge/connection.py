@@ -165,7 +165,8 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._client = self._outlet = None
         self.on_low()
         if hub is not None and client is not None and outlet is not None:
-            hub.detach(client, outlet)
+            # The code is that of the client's close frame.
+            hub.detach(client, outlet, goodbye=self.websocket_handler.close_code is not None)
 
     close = disconnect
 

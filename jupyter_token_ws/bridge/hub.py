@@ -143,6 +143,8 @@ class Hub:
         self._ports = list(self.kernel.ports)
         self.session.key = self.kernel.session.key
         self.session.signature_scheme = self.kernel.session.signature_scheme
+        if self._verify is not None:
+            self._verify = self._verifier()
         if self._iopub is not None:
             self._iopub.close()
         self._iopub = Channel(
@@ -309,7 +311,10 @@ class Hub:
             if verify is not None and not verify(message):
                 continue
             if self._adapt_version:
-                message = self._adapted(message)  # noqa: PLW2901
+                adapted = self._adapted(message)
+                if adapted is None:
+                    continue
+                message = adapted  # noqa: PLW2901
             if hide and kind in {"error", "pyerr"}:
                 message = self._without_traceback(message)  # noqa: PLW2901
             kept.append(message)
@@ -337,7 +342,9 @@ class Hub:
                 self.on_low(found)
             elif message.type == "execute_reply":
                 found.asked = False
-            found.deliver_one(self._adapted(message) if self._adapt_version else message)
+            adapted = self._adapted(message) if self._adapt_version else message
+            if adapted is not None:
+                found.deliver_one(adapted)
 
     def on_restarted(self) -> None:
         """The kernel died and was started anew."""
@@ -388,7 +395,10 @@ class Hub:
         if message.channel == "stdin":
             client.asked = False
         if self._adapt_version:
-            message = self._adapted(message, self._adapt_version)
+            adapted = self._adapted(message, self._adapt_version)
+            if adapted is None:
+                return True
+            message = adapted
         # Who was asked a question must be able to answer it: the kernel waits for that.
         return channel.send(client, self._raw(message)) or client.asked
 
@@ -399,8 +409,8 @@ class Hub:
         header = self.session.pack(self.session.msg_header(kind))
         return Message(channel, [header, b"{}", b"{}", pack_json(content)])
 
-    def _adapted(self, message: Message, version: int = protocol_version_info[0]) -> Message:
-        """A message in another major version of the protocol."""
+    def _adapted(self, message: Message, version: int = protocol_version_info[0]) -> Message | None:
+        """A message in another major version of the protocol; ``None`` if it lacks what it takes."""
         header, parent, metadata, content, *buffers = message.parts
         fields: dict[str, Any] = {
             "header": parse_header(header),
@@ -410,7 +420,11 @@ class Hub:
             "buffers": buffers,
         }
         fields |= {name: fields["header"].get(name, "") for name in ("msg_id", "msg_type")}
-        fields = adapt(fields, version)
+        try:
+            fields = adapt(fields, version)
+        except Exception:  # whatever the adapter misses in it
+            self.log.exception("Malformed message: %r", message)
+            return None
         names = ("header", "parent_header", "metadata", "content")
         parts = [self.session.pack(fields[name]) for name in names]
         return Message(message.channel, parts + buffers, message.signature)
@@ -477,11 +491,12 @@ class Hub:
         self._review_away()
         return client
 
-    def detach(self, client: Client, outlet: Outlet) -> None:
-        """A connection ended; maybe its client has another by now."""
+    def detach(self, client: Client, outlet: Outlet, *, goodbye: bool) -> None:
+        """A connection ended, by a close frame of the client or not; maybe it has another by now."""
         if client.outlet is not outlet:
             return
         client.detach(time.monotonic())
+        client.said_goodbye = goodbye
         keeps = getattr(self.manager, "buffer_offline_messages", True)
         if client.key is None or not keeps or self.closed or client.backlog.overflowed:
             self.forget(client)
@@ -505,8 +520,18 @@ class Hub:
             self._close_if_idle()
 
     def _review_away(self) -> None:
-        """Who is away may come back: for some time while others are there, else for any time."""
+        """Who is away may come back: for some time while others are there, else for any time.
+
+        A page that is closed or loaded anew says goodbye, and its session never returns; it is waited
+        for as upstream does, until somebody else is there. Holding for it what others are sent would
+        cost as much as they do.
+        """
         away = [client for client in self._clients if client.outlet is None]
+        if len(away) < len(self._clients):
+            for client in away:
+                if client.said_goodbye:
+                    self.forget(client)
+            away = [client for client in away if not client.said_goodbye]
         away.sort(key=lambda client: client.away_since or 0)
         for client in away[: max(0, len(away) - AWAY_MAX)]:
             self.forget(client)

@@ -119,3 +119,20 @@ async def test_sends_in_turn(pair):
             received.append(theirs.recv())
     assert received == [b"own", b"one"]
     ear.channel.close()
+
+
+async def test_an_error_in_what_hears_does_not_make_it_deaf(pair, caplog):
+    ours, theirs = pair
+    ear = Ear(ours)
+    heard: list[int] = []
+
+    def fail(messages: list[Message]) -> None:
+        heard.append(len(messages))
+        raise RuntimeError("not mine")
+
+    ear.channel._on_messages = fail
+    for _ in range(500):
+        theirs.send_multipart(GOOD)
+    await auntil(lambda: sum(heard) == 500, "all messages")
+    assert "Cannot hand on" in caplog.text
+    ear.channel.close()

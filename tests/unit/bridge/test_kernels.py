@@ -201,6 +201,7 @@ async def test_each_of_several_gets_what_it_missed(kernel):
         for name in ("a", "b"):
             async with kernel.client(name) as client:
                 await client.run("1")
+                await leave(client)
         await auntil(lambda: kernel.connections == 1, "both to be gone")
         message_id = await watcher.execute(LATER)
         await watcher.idle(message_id)
@@ -212,8 +213,8 @@ async def test_each_of_several_gets_what_it_missed(kernel):
 
 @pytest.mark.parametrize("token_ws_config", [{"backlog_age": 0.2}])
 async def test_who_is_away_too_long_is_forgotten_while_others_are_there(kernel):
-    async with kernel.client("a"):
-        pass
+    async with kernel.client("a") as client:
+        await leave(client)
     await auntil(lambda: kernel.connections == 0, "gone")
     await asyncio.sleep(0.5)
     assert len(kernel.hub.clients) == 1, "alone it is waited for"
@@ -231,9 +232,21 @@ async def test_new_session_gets_nothing_old(kernel):
 
 async def test_not_more_than_some_are_waited_for(kernel):
     for number in range(10):
-        async with kernel.client(str(number)):
-            pass
+        async with kernel.client(str(number)) as client:
+            await leave(client)
     await auntil(lambda: len(kernel.hub.clients) == 8)
+
+
+async def test_who_said_goodbye_is_waited_for_until_somebody_else_is_there(kernel):
+    async with kernel.client("a") as client:
+        message_id = await client.execute("print('old')")
+    await auntil(lambda: kernel.connections == 0)
+    async with kernel.client("a") as client:
+        await client.until("status", message_id, execution_state="idle")
+        assert printed(client.heard) == "old\n"
+    await auntil(lambda: kernel.connections == 0)
+    async with kernel.client("b"):
+        await auntil(lambda: len(kernel.hub.clients) == 1, "the first to be forgotten")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +273,7 @@ async def test_C2_8_another_principal_gets_nothing(kernel):
     cookie = {"Cookie": await kernel.door.login_cookie(), "Authorization": ""}
     async with kernel.client("s") as owner:
         await owner.execute("print('se' + 'cret')")
+        await leave(owner)
     await auntil(lambda: kernel.connections == 0)
     async with kernel.client("s", headers=cookie) as other:
         assert "secret" not in await other.run("print(1)")

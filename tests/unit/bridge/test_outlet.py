@@ -1,0 +1,128 @@
+"""Frames written to real sockets of a tornado server: all of them, and what did not get out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+from tornado.websocket import WebSocketHandler, websocket_connect
+
+from jupyter_token_ws.bridge.outlet import MessageOutlet, SocketOutlet, outlet_for
+from jupyter_token_ws.bridge.wire import V1, Batch, Legacy, Message, pack_json
+from tests.support.waiting import auntil
+
+
+def message(number: int, size: int = 0) -> Message:
+    content = pack_json({"number": number, "x": "x" * size})
+    return Message("iopub", [b'{"msg_type": "x", "msg_id": "y"}', b"{}", b"{}", content])
+
+
+class Socket(WebSocketHandler):
+    """Open, and no more."""
+
+    def initialize(self, opened: list[Socket], compressed: bool) -> None:
+        self.opened, self.compressed = opened, compressed
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.opened.append(self)
+
+    def on_message(self, message: str | bytes) -> None:
+        """Nothing is expected."""
+
+    def get_compression_options(self) -> dict[str, Any] | None:
+        return {} if self.compressed else None
+
+
+class Line:
+    """One websocket, with both its ends."""
+
+    def __init__(self, client: Any, handler: Socket) -> None:
+        self.client, self.handler = client, handler
+
+    async def numbers(self, count: int) -> list[int]:
+        found = []
+        for _ in range(count):
+            data = await asyncio.wait_for(self.client.read_message(), 10)
+            text = data if isinstance(data, str) else V1.decode(data).parts[3]
+            fields = json.loads(text)
+            found.append(fields.get("content", fields)["number"])
+        return found
+
+
+@asynccontextmanager
+async def connected(compressed: bool) -> AsyncIterator[Line]:
+    opened: list[Socket] = []
+    server = HTTPServer(Application([("/", Socket, {"opened": opened, "compressed": compressed})]))
+    listener, port = bind_unused_port()
+    server.add_socket(listener)
+    client = await websocket_connect(
+        f"ws://127.0.0.1:{port}/", compression_options={} if compressed else None
+    )
+    await auntil(lambda: opened)
+    yield Line(client, opened[0])
+    client.close()
+    server.stop()
+    await server.close_all_connections()
+
+
+@pytest.mark.parametrize("wire", [V1, Legacy])
+@pytest.mark.parametrize(("compressed", "kind"), [(False, SocketOutlet), (True, MessageOutlet)])
+async def test_messages_arrive_in_order(compressed, wire, kind):
+    async with connected(compressed) as line:
+        outlet = outlet_for(line.handler, wire)
+        assert type(outlet) is kind
+        sizes = [0, 100, 70_000, 0, 300_000, 5]
+        for start in (0, 6):
+            outlet.send(Batch([message(start + n, size) for n, size in enumerate(sizes)]))
+        assert await line.numbers(12) == list(range(12))
+        await auntil(lambda: outlet.unsent_bytes == 0)
+        assert outlet.unsent() == []
+        assert not outlet.closed
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_what_did_not_get_out_is_known(compressed):
+    """To the message, though they were written together."""
+    async with connected(compressed) as line:
+        outlet = outlet_for(line.handler, V1)
+        count = 60
+        for start in range(0, count, 10):
+            # What compresses well would all fit into the system's buffers.
+            outlet.send(Batch([noise(start + n, 300_000) for n in range(10)]))
+        assert outlet.unsent_bytes > 1_000_000
+        left = [json.loads(each.parts[3])["number"] for each in outlet.unsent()]
+        assert left == list(range(left[0], count))
+        cast("Any", line.handler.ws_connection).stream.close()
+        await asyncio.sleep(0)
+        assert outlet.closed
+        after = [json.loads(each.parts[3])["number"] for each in outlet.unsent()]
+        assert after == list(range(after[0], count))
+        outlet.send(Batch([message(count)]))
+        last = [json.loads(each.parts[3])["number"] for each in outlet.unsent()]
+        assert last == [*after, count]
+
+
+def noise(number: int, size: int) -> Message:
+    content = pack_json({"number": number, "x": os.urandom(size // 2).hex()})
+    return Message("iopub", [b'{"msg_type": "x"}', b"{}", b"{}", content])
+
+
+async def test_a_future_tells_when_all_has_left():
+    async with connected(False) as line:
+        outlet = outlet_for(line.handler, V1)
+        assert outlet.send(Batch([message(0)])) is None, "it has left already"
+        future = outlet.send(Batch([noise(n, 300_000) for n in range(1, 60)]))
+        assert future is not None
+        assert not future.done()
+        assert await line.numbers(60) == list(range(60))
+        await asyncio.wait_for(future, 10)
+        assert outlet.send(Batch([message(60)])) is None
+        assert outlet.unsent() == []
