@@ -84,6 +84,14 @@ class Server:
             total += int((task / "schedstat").read_text().split()[0])
         return total
 
+    def start_kernel(self, name: str, argv: list[str]) -> str:
+        """Start a kernel of a kind that is installed for it with this command; return its id."""
+        folder = self.log.parent / "data" / "kernels" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = {"argv": argv, "display_name": name, "language": name}
+        (folder / "kernel.json").write_text(json.dumps(spec))
+        return _start_kernel(self, name)
+
     def pin(self, cores: set[int]) -> None:
         """Keep all its threads on *cores*; those that they start later stay there too."""
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
@@ -92,7 +100,7 @@ class Server:
 
 @contextlib.contextmanager
 def both(
-    config: dict[str, Any] | None = None, *, control: bool = False
+    config: dict[str, Any] | None = None, *, control: bool = False, pinned: bool = True
 ) -> Iterator[tuple[Server, Server]]:
     """Run a stock server and one with the extension side by side, one idle kernel each.
 
@@ -103,6 +111,8 @@ def both(
     Args:
         config: for both, in the form of jupyter_server_config.json.
         control: leave the extension out of both.
+        pinned: as said. Not where a server is to be at work in more than one thread: ZMQ receives in
+            one of its own.
 
     Yields:
         The stock server and ours.
@@ -114,7 +124,7 @@ def both(
         _running("ours", Path(folder), extensions, config or {}) as ours,
     ):
         cores = os.sched_getaffinity(0)
-        if len(cores) > 1:
+        if pinned and len(cores) > 1:
             last = max(cores)
             for server in (stock, ours):
                 server.pin({last})
@@ -201,9 +211,9 @@ def _check_extension(server: Server, *, wanted: bool) -> None:
         raise RuntimeError(f"{server.name}: the extension is {'on' if there else 'off'}")
 
 
-def _start_kernel(server: Server) -> str:
+def _start_kernel(server: Server, name: str = "python3") -> str:
     """Start a kernel and wait until it has said that it is idle."""
-    kernel_id = str(server.request("POST", "/api/kernels", {"name": "python3"})["id"])
+    kernel_id = str(server.request("POST", "/api/kernels", {"name": name})["id"])
     with client.Socket(server.port, f"/api/kernels/{kernel_id}/channels", server.token):
         # The first connection waits for the kernel; the state follows on its heels.
         pass
