@@ -25,9 +25,9 @@ OVERHEAD = 600
 """Bytes that Python needs for a message of four parts beside its content, by ``sys.getsizeof``: the
 objects of parts, list and message. Counted, so that a bound on many small messages is one on memory."""
 
-LARGE = 256 * 1024
-"""Bytes from which on a part is handed on as it is: copying a smaller one together with its neighbours
-costs less than one more system call."""
+LARGE = 32 * 1024
+"""Bytes from which on a part is handed on as it is: copying it together with its neighbours, into memory
+that is fresh each time, costs more than one more system call."""
 
 TEXT, BINARY = 0x1, 0x2
 """Opcodes of RFC 6455 section 5.2."""
