@@ -10,8 +10,10 @@ end by a signal (``[tool.coverage.run]``: patch, sigterm); one that is killed ha
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
+import secrets
 import signal as signals
 import socket
 import subprocess
@@ -267,11 +269,16 @@ def start_server(
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port of the loopback address that nobody listens on.
+
+    It is none of those that systems give away by themselves (from 32768 on Linux): a kernel that
+    starts meanwhile would take it before whom it is meant for.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _ready(server: Server) -> bool:
@@ -281,7 +288,7 @@ def _ready(server: Server) -> bool:
     try:
         # Open to all, so any token will do, even one that fits into no header.
         return server.request("GET", "api", token="").status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 
