@@ -68,7 +68,8 @@ export class Connections {
   readonly baseUrl: string;
   readonly wsUrl: string;
   readonly cookies: boolean;
-  readonly allowTokenInUrl: boolean;
+  /** May change at any time; holds for attempts from then on. */
+  allowTokenInUrl: boolean;
   private readonly _token: () => string;
   private readonly _native: OpenCarrier;
   private readonly _carrier: OpenCarrier;
