@@ -21,6 +21,8 @@ export interface Bus {
    * @returns ends the subscription
    */
   subscribe(listener: (event: ConnectionEvent) => void): () => void;
+  /** Another token for this page, for plain requests and sockets alike, from now on. */
+  setToken(token: string): void;
   /**
    * Whether a token may go into the URL for a server without the extension. Remembered by the browser for
    * this server, because sockets open before the settings are loaded.
@@ -73,13 +75,20 @@ export class Switchboard implements Bus {
   readonly publish = (event: ConnectionEvent): void => {
     if (event.kind === 'parked' || event.kind === 'waiting' || event.kind === 'unexplained') {
       this._unsettled.set(event.path, { event, at: performance.now() });
-    } else if (event.kind !== 'refused') {
+    } else if (event.kind === 'open' || event.kind === 'released') {
       this._unsettled.delete(event.path);
     }
     for (const listener of [...this._listeners]) {
       tell(listener, event);
     }
   };
+
+  setToken(token: string): void {
+    if (this._serverSettings) {
+      // In place: every part of the page holds this very object.
+      (this._serverSettings as { token: string }).token = token;
+    }
+  }
 
   get allowTokenInUrl(): boolean {
     this._allowTokenInUrl ??= recall(this._serverSettings?.baseUrl ?? '');

@@ -6,7 +6,7 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import type { ServerConnection, ServiceManagerPlugin } from '@jupyterlab/services';
 import { bus } from './bus.js';
-import { serverSettings } from './settings.js';
+import { applies, serverSettings } from './settings.js';
 
 /** Sentences about the sockets, and what a person can do about them. */
 const ui: JupyterFrontEndPlugin<void> = {
@@ -24,9 +24,9 @@ const ui: JupyterFrontEndPlugin<void> = {
   }
 };
 
-const plugins: [ServiceManagerPlugin<ServerConnection.ISettings>, JupyterFrontEndPlugin<void>] = [
-  serverSettings,
-  ui
-];
+/** A settings plugin takes the place of the frontend's own: where it has nothing to do it is not offered. */
+const plugins: (ServiceManagerPlugin<ServerConnection.ISettings> | JupyterFrontEndPlugin<void>)[] = applies()
+  ? [serverSettings, ui]
+  : [ui];
 
 export default plugins;
