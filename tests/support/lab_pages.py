@@ -179,6 +179,10 @@ class Frontend:
     def loaded(self, page: Page) -> None:
         """Wait until the page is there to be worked with."""
 
+    def show_notebook(self, page: Page) -> None:
+        """Come back to the notebook from whatever was opened since."""
+        page.bring_to_front()
+
     def open_terminal(self, page: Page) -> Page:
         """The page with a new terminal, which has the focus."""
         raise NotImplementedError
@@ -247,6 +251,9 @@ class Lab(Frontend):
     def loaded(self, page: Page) -> None:
         page.locator("#jupyterlab-splash").wait_for(state="detached")
 
+    def show_notebook(self, page: Page) -> None:
+        page.locator('.lm-DockPanel-tabBar .lm-TabBar-tab:has-text(".ipynb")').click()
+
     def open_terminal(self, page: Page) -> Page:
         page.locator('.lm-MenuBar-item:has-text("File")').click()
         page.locator('.lm-Menu-item[data-type="submenu"]:has-text("New")').first.hover()
@@ -279,3 +286,55 @@ def visit(browser: Any, name: str, url: str, **options: Any) -> Iterator[tuple[F
         journal = Journal()
         journal.watch(context)
         yield FRONTENDS[name](context, url), journal
+
+
+# -- more cells, and what people do with them ---------------------------------------------------------
+
+PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()"
+SLIDER = "from ipywidgets import IntSlider\nslider = IntSlider(value=3, min=0, max=9)\nslider"
+MOVED = "print('slider at', slider.value, end='.')"
+ASK = "print('hello', input('Who? '), end='!')"
+CELLS = (PLOT, SLIDER, MOVED, ASK)
+"""Below ``COUNT``, so they are the cells 1 to 4."""
+
+
+def use_every_kind_of_cell(frontend: Frontend, page: Page) -> None:
+    """Text, a plot, a slider that is moved, and a question that is answered."""
+    frontend.run(page, lambda times, process: True)
+    frontend.run_cell(page, 1, _picture)
+    handle = frontend.run_cell(page, 2, lambda cell: _one(cell.locator(".noUi-handle")))
+
+    # By the mouse: the keys are the frontend's where it says so.
+    handle.scroll_into_view_if_needed()
+    grip, track = handle.bounding_box(), frontend.cell(page, 2).locator(".noUi-base").bounding_box()
+    assert grip
+    assert track
+    middle = grip["y"] + grip["height"] / 2
+    page.mouse.move(grip["x"] + grip["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(track["x"] + track["width"] * 5 / 9, middle, steps=5)
+    page.mouse.up()
+    frontend.run_cell(page, 3, lambda cell: "slider at 5." in text_of(cell))
+    question = frontend.run_cell(page, 4, lambda cell: _one(cell.locator("input.jp-Stdin-input")))
+    question.fill("Ann")
+    question.press("Enter")
+    wait(page, lambda: "hello Ann!" in text_of(frontend.cell(page, 4)), "the answer")
+
+
+def use_terminal(frontend: Frontend, page: Page, journal: Journal) -> Page:
+    """Have a command's output in a new terminal; the page that has it."""
+    terminal = frontend.open_terminal(page)
+    terminal.keyboard.type("echo said $((6 * 7))\n")
+    # What is drawn is pixels: the words stand in what the socket brought.
+    wait(terminal, lambda: "said 42" in "".join(journal.terminal), "the terminal's output")
+    return terminal
+
+
+def _one(locator: Locator) -> Locator | None:
+    return locator if locator.count() == 1 else None
+
+
+def _picture(cell: Locator) -> bool:
+    """Whether a PNG stands in the cell and could be decoded."""
+    image = cell.locator('.jp-OutputArea-output img[src^="data:image/png"]')
+    return bool(image.count() == 1 and image.evaluate("image => image.naturalWidth > 0"))
