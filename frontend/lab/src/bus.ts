@@ -15,8 +15,8 @@ export interface Bus {
   /** For plain requests to the server; `null` where the other plugin was not activated. */
   readonly serverSettings: ServerConnection.ISettings | null;
   /**
-   * Be told what happens. What is unsettled (parked, still waiting, unexplained) is told at once, before
-   * this returns.
+   * Be told what happens. Which sockets are open and what is unsettled (parked, still waiting, unexplained)
+   * is told at once, before this returns.
    *
    * @returns ends the subscription
    */
@@ -35,6 +35,8 @@ export class Switchboard implements Bus {
   private readonly _listeners = new Set<(event: ConnectionEvent) => void>();
   /** The last word on each path that is not in order, and when it was said, in milliseconds. */
   private readonly _unsettled = new Map<string, { readonly event: ConnectionEvent; readonly at: number }>();
+  /** How many sockets to each path are open. */
+  private readonly _open = new Map<string, number>();
   private _connections: Connections | null = null;
   private _serverSettings: ServerConnection.ISettings | null = null;
   private _allowTokenInUrl: boolean | null = null;
@@ -55,6 +57,11 @@ export class Switchboard implements Bus {
   }
 
   subscribe(listener: (event: ConnectionEvent) => void): () => void {
+    for (const [path, count] of [...this._open]) {
+      for (let one = 0; one < count; one += 1) {
+        tell(listener, { kind: 'open', path });
+      }
+    }
     for (const { event, at } of [...this._unsettled.values()]) {
       if (event.kind !== 'waiting') {
         tell(listener, event);
@@ -78,10 +85,22 @@ export class Switchboard implements Bus {
     } else if (event.kind === 'open' || event.kind === 'released') {
       this._unsettled.delete(event.path);
     }
+    if (event.kind === 'open' || event.kind === 'closed') {
+      this._count(event.path, event.kind === 'open' ? 1 : -1);
+    }
     for (const listener of [...this._listeners]) {
       tell(listener, event);
     }
   };
+
+  private _count(path: string, more: number): void {
+    const count = (this._open.get(path) ?? 0) + more;
+    if (count > 0) {
+      this._open.set(path, count);
+    } else {
+      this._open.delete(path);
+    }
+  }
 
   setToken(token: string): void {
     if (this._serverSettings) {

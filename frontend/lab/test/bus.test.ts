@@ -40,6 +40,8 @@ describe('events', () => {
       bus.publish(event);
     }
     bus.publish(open('a'));
+    bus.publish({ kind: 'closed', path: 'a' });
+    bus.publish({ kind: 'closed', path: 'd' });
     bus.publish({ kind: 'released', path: 'b' });
     bus.publish({ kind: 'closed', path: 'c' });
     bus.publish({ kind: 'refused', path: 'u', closed: CLOSED });
@@ -50,6 +52,16 @@ describe('events', () => {
     vi.advanceTimersByTime(20_000);
     expect(heard(bus)).toEqual([parked('c'), unexplained]);
     vi.useRealTimers();
+  });
+
+  it('of open sockets are told to who comes later, as many as there are', () => {
+    const bus = new Switchboard();
+    for (const path of ['a', 'a', 'b', 'c']) {
+      bus.publish(open(path));
+    }
+    bus.publish({ kind: 'closed', path: 'b' });
+    bus.publish(parked('a'));
+    expect(heard(bus)).toEqual([open('a'), open('a'), open('c'), parked('a')]);
   });
 
   it('are told on where a listener fails', () => {

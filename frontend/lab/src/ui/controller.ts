@@ -11,7 +11,7 @@ import type { Documents } from './documents.js';
 import { NoticeBoard, type Action } from './notices.js';
 import type { Server } from './server.js';
 import { SignIn } from './signin.js';
-import { reduce, START, view, type Input, type Notice, type State, type View } from './state.js';
+import { isMissing, reduce, START, view, type Input, type Notice, type State, type View } from './state.js';
 import * as words from './words.js';
 
 /** What is asked in a dialog. */
@@ -82,7 +82,7 @@ export class Controller {
   /** What happened to a socket. */
   readonly onEvent = (event: ConnectionEvent): void => {
     this.take(event);
-    if (event.kind === 'parked' && (event.closed.slug === 'gone' || event.closed.slug === 'not_found')) {
+    if (event.kind === 'parked' && isMissing(event.closed)) {
       this._documents.missing(event.path);
     }
   };
@@ -119,11 +119,23 @@ export class Controller {
     this._measureTimer = setTimeout(() => void this.measure(), wait);
   }
 
-  /** Try again what was refused or failed. */
+  /** Try again what was refused or failed, but not before the time that the server asked for. */
   again(): void {
+    const troubled = [...this._state.lines].filter(
+      ([, { state, closed }]) =>
+        state === 'unexplained' || (state === 'parked' && closed && !isMissing(closed))
+    );
     this.take({ kind: 'again' });
-    this._options.connections.release();
+    for (const [path] of troubled) {
+      this._options.connections.release(path);
+    }
     this._documents.reconnect();
+  }
+
+  /** What can be done about what is worst, also when the user has put its notice away. */
+  get remedy(): Action | null {
+    const worst = this._view.holding.find(notice => notice.topic === this._view.word);
+    return worst ? this._action(worst) : null;
   }
 
   /** The user wants to sign in again. */
@@ -143,7 +155,12 @@ export class Controller {
   }
 
   private _signedIn(): void {
-    this._options.connections.release();
+    const { connections } = this._options;
+    for (const [path, closed] of connections.parked()) {
+      if (closed.advice === 'authenticate') {
+        connections.release(path);
+      }
+    }
     this._documents.reconnect();
   }
 
@@ -207,6 +224,7 @@ export class Controller {
       server: server.base,
       rows: rows(
         this._state,
+        now(),
         path => words.pathName(path, one => this._documents.nameOf(one), trans),
         line => words.lineState(line, now(), trans)
       )

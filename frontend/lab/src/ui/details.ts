@@ -2,7 +2,7 @@
  * The status item, and what it shows when asked: plain elements, so that they can stand in any frontend.
  */
 
-import type { Line, State, View } from './state.js';
+import { isOver, type Line, type State, type View } from './state.js';
 
 /** One connection, in words. */
 export interface Row {
@@ -37,13 +37,15 @@ export interface Labels {
 /** Draws an icon into an element. */
 export type DrawIcon = (container: HTMLElement, word: View['word']) => void;
 
-/** The rows of all paths, the troubled ones first. */
+/** The rows of all paths that there is something to say of, the troubled ones first. */
 export function rows(
   state: State,
+  now: number,
   name: (path: string) => string,
   words: (line: Line) => string
 ): readonly Row[] {
-  const all = [...state.lines].map(([path, line]) => ({
+  const current = [...state.lines].filter(([, line]) => !isOver(line, now));
+  const all = current.map(([path, line]) => ({
     path,
     state: line.state,
     name: name(path),
@@ -82,16 +84,17 @@ export class StatusItem {
   show({ view, word, roundTrip }: Picture): void {
     const { connection, details } = this._labels;
     const label = `${connection}: ${word}`;
+    const both = roundTrip ? `${word}, ${roundTrip}` : word;
     const before = this._button.dataset.state;
     if (before !== view.word) {
       this._button.dataset.state = view.word;
       this._drawIcon(this._icon, view.word);
     }
-    write(this._text, view.word === 'connected' && roundTrip ? roundTrip : word);
+    write(this._text, view.word === 'connected' ? both : word);
     if (before !== undefined) {
       write(this._spoken, label);
     }
-    const full = roundTrip ? `${label}, ${roundTrip}` : label;
+    const full = `${connection}: ${both}`;
     this._button.setAttribute('aria-label', full);
     this._button.title = `${full}\n${details}`;
   }

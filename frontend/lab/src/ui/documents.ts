@@ -36,8 +36,8 @@ export interface DocumentsOptions {
   readonly grace?: number;
   /** Something of this page lost its kernel or terminal. */
   readonly onLost: (path: string, lost: Lost) => void;
-  /** It has a new one, is closed, or never wanted it. */
-  readonly onSettled: (path: string) => void;
+  /** It has a new one, is closed, or never wanted it. `free`: nothing connects to this path any more. */
+  readonly onSettled: (path: string, free: boolean) => void;
 }
 
 /**
@@ -53,6 +53,8 @@ export class Documents {
   /** Paths of which it was said, and those of which it is too early to say it. */
   private readonly _said = new Set<string>();
   private readonly _waiting = new Set<string>();
+  /** What this page itself asked the server to delete, by path. */
+  private readonly _deleted = new Set<string>();
 
   constructor(options: DocumentsOptions) {
     this._options = options;
@@ -60,9 +62,13 @@ export class Documents {
 
   /** The name of what uses the kernel of `path`, if anything does. */
   nameOf(path: string): string | null {
-    const id = kernelId(path);
-    const users = this._users.get(path) ?? this._contexts().filter(one => one.session?.kernel?.id === id);
-    return users[0] ? nameOf(users[0]) : null;
+    const [user] = this._users.get(path) ?? this._usersOf(path);
+    return user ? nameOf(user) : null;
+  }
+
+  /** This page asks the server to delete something. */
+  deletes(path: string): void {
+    this._deleted.add(path);
   }
 
   /** The server says that the kernel or terminal of `path` is not there (any more). */
@@ -70,14 +76,14 @@ export class Documents {
     const id = kernelId(path);
     const terminal = terminalName(path);
     if (id !== null) {
-      this._missingKernel(path, id);
+      this._missingKernel(path);
     } else if (terminal !== null) {
       const sessions = this._terminals().filter(session => session.name === terminal);
       this._later(path, () => {
         if (sessions.some(session => !session.isDisposed)) {
           this._options.onLost(path, { topic: 'ended', name: terminal, replaceable: false });
         } else {
-          this._options.onSettled(path);
+          this._options.onSettled(path, true);
         }
       });
     }
@@ -120,13 +126,15 @@ export class Documents {
     }
   }
 
-  private _missingKernel(path: string, id: string): void {
-    const users = this._contexts().filter(context => context.session?.kernel?.id === id);
+  private _missingKernel(path: string): void {
+    const users = this._usersOf(path);
     const known = this._users.has(path);
     if (users.length === 0 && !known) {
       return; // whose it is cannot be told
     }
-    this._users.set(path, [...new Set([...(this._users.get(path) ?? []), ...users.filter(isSurprised)])]);
+    this._users.set(path, [
+      ...new Set([...(this._users.get(path) ?? []), ...users.filter(one => this._isSurprised(one))])
+    ]);
     if (known) {
       return;
     }
@@ -145,7 +153,7 @@ export class Documents {
     const [first, ...others] = this._needing(path);
     if (!first) {
       this._forget(path);
-      this._options.onSettled(path);
+      this._options.onSettled(path, this._usersOf(path).length === 0);
     } else if (!this._said.has(path)) {
       this._said.add(path);
       const name = others.length === 0 ? nameOf(first) : '';
@@ -177,6 +185,22 @@ export class Documents {
     }, this._options.grace ?? GRACE);
   }
 
+  /** Whether it did not end its kernel itself, nor anything else of this page. */
+  private _isSurprised(context: ISessionContext): boolean {
+    const { session } = context;
+    return (
+      !context.isTerminating &&
+      context.kernelDisplayStatus !== 'starting' &&
+      !this._deleted.has(`api/sessions/${session?.id}`) &&
+      !this._deleted.has(`api/kernels/${session?.kernel?.id}`)
+    );
+  }
+
+  private _usersOf(path: string): ISessionContext[] {
+    const id = kernelId(path);
+    return this._contexts().filter(context => context.session?.kernel?.id === id);
+  }
+
   private _contexts(): ISessionContext[] {
     const found = new Set<ISessionContext>();
     for (const widget of this._options.widgets()) {
@@ -200,11 +224,6 @@ export class Documents {
     }
     return found;
   }
-}
-
-/** Whether it did not end its kernel itself. */
-function isSurprised(context: ISessionContext): boolean {
-  return !context.isTerminating && context.kernelDisplayStatus !== 'starting';
 }
 
 function nameOf(context: ISessionContext): string {

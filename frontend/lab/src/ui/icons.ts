@@ -10,14 +10,16 @@ const icon = (name: string, inside: string): LabIcon =>
     svgstr: `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 16 16">${inside}</svg>`
   });
 
-const ring = 'cx="8" cy="8" r="5" fill="none" stroke-width="1.6"';
+/** Inside a group: the theme colours whatever has the attribute itself, also if it says `none`. */
+const ring = (more: string): string =>
+  `<g fill="none"><circle class="jp-icon3" stroke="#616161" stroke-width="1.6" cx="8" cy="8" r="5"${more}/></g>`;
 
 /** A full disc. */
 const connected = icon('connected', '<circle class="jp-icon3" fill="#616161" cx="8" cy="8" r="4.5"/>');
 /** A ring. */
-const idle = icon('idle', `<circle class="jp-icon3" stroke="#616161" ${ring}/>`);
+const idle = icon('idle', ring(''));
 /** A ring that is not closed. */
-const busy = icon('busy', `<circle class="jp-icon3" stroke="#616161" stroke-dasharray="5 3" ${ring}/>`);
+const busy = icon('busy', ring(' stroke-dasharray="5 3"'));
 /** A triangle with an exclamation mark. */
 const trouble = icon(
   'trouble',

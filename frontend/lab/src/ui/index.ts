@@ -13,7 +13,7 @@ import { Controller, type Ask } from './controller.js';
 import { Details, StatusItem, type Labels, type Picture } from './details.js';
 import { Documents, type DocumentWidget } from './documents.js';
 import { drawIcon } from './icons.js';
-import { Server } from './server.js';
+import { Server, watchDeletions } from './server.js';
 import '../../style/base.css';
 
 /** The plugin's id, under which its settings are kept too. */
@@ -49,18 +49,23 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     server: new Server({
       settings,
       connections,
-      setToken: token => {
-        // The one object that all requests take it from.
-        (settings as { token: string }).token = token;
-      }
+      setToken: token => bus.setToken(token)
     }),
-    documents: report =>
-      new Documents({
+    documents: report => {
+      const documents = new Documents({
         widgets: () => widgetsOf(app),
         refresh: () => app.serviceManager.sessions.refreshRunning(),
         onLost: (path, lost) => report({ kind: 'lost', path, lost }),
-        onSettled: path => report({ kind: 'settled', path })
-      }),
+        onSettled: (path, free) => {
+          report({ kind: 'settled', path });
+          if (free) {
+            connections.release(path); // nothing to remember
+          }
+        }
+      });
+      watchDeletions(settings, path => documents.deletes(path));
+      return documents;
+    },
     manager: Notification.manager,
     trans,
     ask: dialogs(trans),
@@ -84,20 +89,19 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     const show = (shown: Picture): void => details.show(shown);
     addViewer(show);
     void controller.measure();
-    const again = Dialog.createButton({ label: trans.__('Try again') });
+    const { remedy } = controller;
+    const buttons = [Dialog.okButton({ label: trans.__('Close') })];
+    if (remedy) {
+      buttons.unshift(Dialog.createButton({ label: remedy.label, accept: false }));
+    }
     const title = trans.__('Connections to the server');
-    open = new Dialog({
-      title,
-      body: new Widget({ node: details.node }),
-      buttons: [again, Dialog.okButton({ label: trans.__('Close') })],
-      hasClose: true
-    });
+    open = new Dialog({ title, body: new Widget({ node: details.node }), buttons, hasClose: true });
     open.node.setAttribute('aria-label', title);
     const { button } = await open.launch();
     open = null;
     viewers.delete(show);
-    if (button === again) {
-      controller.again();
+    if (remedy && button === buttons[0]) {
+      remedy.run();
     }
   };
 

@@ -21,6 +21,17 @@ export interface ServerOptions {
   readonly setToken: (token: string) => void;
 }
 
+/** Look on when the page has something deleted: `onDelete` is told the path, before the server is. */
+export function watchDeletions(settings: ServerConnection.ISettings, onDelete: (path: string) => void): void {
+  const { fetch, baseUrl } = settings;
+  (settings as { fetch: typeof fetch }).fetch = (input: RequestInfo | URL, init?: RequestInit) => {
+    if (input instanceof Request && input.method === 'DELETE' && input.url.startsWith(baseUrl)) {
+      onDelete(input.url.slice(baseUrl.length).replace(/[?#].*$/, ''));
+    }
+    return fetch(input as RequestInfo, init);
+  };
+}
+
 export class Server {
   private readonly _options: ServerOptions;
 

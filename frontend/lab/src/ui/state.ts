@@ -66,8 +66,6 @@ export interface State {
 
 export type Input =
   | ConnectionEvent
-  /** A socket to this path that was open has ended. */
-  | { readonly kind: 'closed'; readonly path: string }
   /** Whether the server knows us was asked by a plain request. */
   | { readonly kind: 'known'; readonly known: boolean | null }
   /** Plain requests reach the server again. */
@@ -102,6 +100,8 @@ export interface View {
   readonly word: Word;
   /** At most one of a topic. */
   readonly notices: readonly Notice[];
+  /** The same, with those that the user has put away. */
+  readonly holding: readonly Notice[];
   /** When this changes by time alone; `null` for never. */
   readonly next: number | null;
   /** Whether it should be found out if the server knows us (again). */
@@ -126,10 +126,15 @@ const PATIENCE = { server_down: 10, websockets_blocked: 3 } as const;
 const SHORT_WAIT = 5;
 
 /** Seconds after which a wait that is over is forgotten: what waited is gone too. */
-const STALE = 30;
+const STALE = 15;
 
-/** Of these two the kernel's or terminal's user decides whether they matter (`lost`). */
-const MISSING: readonly string[] = ['gone', 'not_found'];
+/** Seconds after which a failure that says nothing is forgotten: JupyterLab tries again sooner, or gave up. */
+const FORGOTTEN = 90;
+
+/** Whether the reason is that there is nothing (any more): what used it says whether that matters (`lost`). */
+export function isMissing({ slug }: Closed): boolean {
+  return slug === 'gone' || slug === 'not_found';
+}
 
 /** Worst first; also the order in which notices are told. */
 const TOPICS: readonly Topic[] = [
@@ -196,12 +201,15 @@ function change(state: State, input: Input, now: number): Partial<State> {
       };
     case 'unexplained': {
       const before = state.lines.get(input.path);
-      const since = before?.state === 'unexplained' && before.cause === input.cause ? before.since : now;
+      const same = before?.cause === input.cause && input.cause !== 'unknown';
       // It may be that the server says who we are no longer; before, it was not asked.
       const known = input.cause === 'credential_refused' && state.known ? null : state.known;
       return {
         known,
-        lines: set(state.lines, input.path, since, { state: 'unexplained', cause: input.cause })
+        lines: set(state.lines, input.path, same ? before.since : now, {
+          state: 'unexplained',
+          cause: input.cause
+        })
       };
     }
     case 'released':
@@ -239,11 +247,13 @@ function dismissed(state: State, topic: Topic): Partial<State> {
 
 /** What is to be shown at the moment `now`. */
 export function view(state: State, now: number): View {
-  const holding = found(state, now, false);
-  const hidden = new Set(holding.flatMap(notice => HIDES[notice.topic] ?? []));
+  const all = found(state, now, false);
+  const hidden = new Set(all.flatMap(notice => HIDES[notice.topic] ?? []));
+  const holding = all.filter(notice => !hidden.has(notice.topic));
   return {
-    word: word(state, holding, hidden, now),
-    notices: holding.filter(notice => !state.muted.has(notice.topic) && !hidden.has(notice.topic)),
+    word: word(state, holding, now),
+    notices: holding.filter(notice => !state.muted.has(notice.topic)),
+    holding,
     next: next(state, now),
     ask: [...state.lines.values()].some(isUnknown)
   };
@@ -284,7 +294,7 @@ function topicOf(line: Line, state: State, now: number, early: boolean): Topic |
     case 'parked':
       return parkedTopic(line.closed as Closed);
     case 'waiting':
-      return told(line) && now < line.until + STALE ? 'waiting' : null;
+      return told(line) && !isOver(line, now) ? 'waiting' : null;
     case 'unexplained':
       if (line.cause === 'credential_refused') {
         return state.known === false ? 'signed_out' : null;
@@ -300,7 +310,7 @@ function parkedTopic(closed: Closed): Topic | null {
   if (closed.advice === 'redirect') {
     return 'other_server';
   }
-  return MISSING.includes(closed.slug) ? null : 'stopped';
+  return isMissing(closed) ? null : 'stopped';
 }
 
 function causeTopic(cause: Cause): Topic | null {
@@ -320,6 +330,14 @@ function patience(line: Line): number {
   return (PATIENCE as Readonly<Record<string, number>>)[line.cause as Cause] ?? 0;
 }
 
+/** Whether nothing was heard of it for so long that nothing will be. */
+export function isOver(line: Line, now: number): boolean {
+  return (
+    (line.state === 'waiting' && now >= line.until + STALE) ||
+    (line.cause === 'unknown' && now >= line.since + FORGOTTEN)
+  );
+}
+
 /** Whether a wait is worth a notice: always where the server asked for it, unless it only restarts. */
 function told(line: Line): boolean {
   const wait = line.until - line.since;
@@ -329,16 +347,14 @@ function told(line: Line): boolean {
   return line.closed?.advice === 'retry_after' || wait >= SHORT_WAIT;
 }
 
-function word(state: State, holding: readonly Notice[], hidden: ReadonlySet<Topic>, now: number): Word {
+function word(state: State, holding: readonly Notice[], now: number): Word {
   for (const { topic } of holding) {
-    if (topic !== 'cut' && topic !== 'ended' && !hidden.has(topic)) {
+    if (topic !== 'cut' && topic !== 'ended') {
       return topic;
     }
   }
   const lines = [...state.lines.values()];
-  if (
-    lines.some(line => line.state === 'unexplained' || (line.state === 'waiting' && now < line.until + STALE))
-  ) {
+  if (lines.some(line => (line.state === 'unexplained' || line.state === 'waiting') && !isOver(line, now))) {
     return 'connecting';
   }
   return lines.some(line => line.open > 0) ? 'connected' : 'idle';
@@ -349,7 +365,7 @@ function next(state: State, now: number): number | null {
   const moments: number[] = [];
   for (const line of state.lines.values()) {
     if (line.state === 'unexplained') {
-      moments.push(line.since + patience(line));
+      moments.push(line.since + (line.cause === 'unknown' ? FORGOTTEN : patience(line)));
     } else if (line.state === 'waiting') {
       const left = line.until - now;
       // Each time the whole seconds change.

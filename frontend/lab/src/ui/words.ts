@@ -124,8 +124,10 @@ export function pathName(
   if (path.startsWith('lsp/ws/')) {
     return trans.__('Language server %1', decoded(path.slice('lsp/ws/'.length)));
   }
-  if (path.startsWith('api/collaboration/room/')) {
-    return trans.__('Shared document %1', decoded(path.slice('api/collaboration/room/'.length)));
+  // `json:notebook:3f…`: format, type and an id that nobody knows
+  const shared = /^api\/collaboration\/room\/[^:/]+:([^:/]+):/.exec(decoded(path))?.[1];
+  if (shared !== undefined) {
+    return trans.__('Shared document (%1)', shared);
   }
   return decoded(path);
 }

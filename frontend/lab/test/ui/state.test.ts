@@ -38,12 +38,12 @@ const LOST = { topic: 'gone', name: 'a.ipynb', replaceable: true } as const;
 
 describe('nothing to say', () => {
   it('before anything happened', () => {
-    expect(story().view).toEqual({ word: 'idle', notices: [], next: null, ask: false });
+    expect(story().view).toEqual({ word: 'idle', notices: [], holding: [], next: null, ask: false });
   });
 
   it('while sockets are open, and when they are closed', () => {
     const told = story(open(EVENTS), open(kernel(1)), open(kernel(1)));
-    expect(told.view).toEqual({ word: 'connected', notices: [], next: null, ask: false });
+    expect(told.view).toEqual({ word: 'connected', notices: [], holding: [], next: null, ask: false });
     expect(told.then(ended(kernel(1)), ended(EVENTS)).view.word).toBe('connected');
     expect(told.then(ended(kernel(1))).view.word).toBe('idle');
     expect(told.then(ended(kernel(1))).state.lines.size).toBe(0);
@@ -55,6 +55,12 @@ describe('nothing to say', () => {
     expect(told.then(unexplained(EVENTS, 'unknown')).view.word).toBe('connecting');
     expect(told.topics).toEqual([]);
     expect(told.then(open(EVENTS)).view.word).toBe('connected');
+  });
+
+  it('about what nobody tries any more', () => {
+    const told = story(unexplained(EVENTS, 'unknown')).at(180, unexplained(EVENTS, 'unknown'));
+    expect(told.view).toMatchObject({ word: 'connecting', next: 270 });
+    expect(told.at(270).view).toMatchObject({ word: 'idle', next: null });
   });
 
   it('about a server that restarts', () => {
@@ -85,7 +91,7 @@ describe('signed out', () => {
 
   it('ends when the paths are released, and comes again with the next outage', () => {
     const told = out().then(...ALL.map(released));
-    expect(told.view).toEqual({ word: 'idle', notices: [], next: null, ask: false });
+    expect(told.view).toEqual({ word: 'idle', notices: [], holding: [], next: null, ask: false });
     expect(told.then(parked(EVENTS, 'token_expired')).topics).toEqual(['signed_out']);
   });
 
@@ -118,7 +124,7 @@ describe('signed out', () => {
     told.then(known(false));
     expect(told.view).toMatchObject({ word: 'signed_out', ask: true });
     told.then(known(true));
-    expect(told.view).toEqual({ word: 'idle', notices: [], next: null, ask: false });
+    expect(told.view).toEqual({ word: 'idle', notices: [], holding: [], next: null, ask: false });
     told.then(unexplained(EVENTS, 'credential_refused'));
     expect(told.view).toMatchObject({ word: 'connecting', notices: [], ask: true });
     told.then(known(false), unexplained(EVENTS, 'credential_refused'));
@@ -205,8 +211,8 @@ describe('waiting', () => {
 
   it('is forgotten when nothing comes of it', () => {
     const told = story(waiting(EVENTS, 'unavailable', 9)).at(110);
-    expect(told.view).toMatchObject({ word: 'waiting', next: 139 });
-    expect(told.at(139).view).toMatchObject({ word: 'idle', notices: [], next: null });
+    expect(told.view).toMatchObject({ word: 'waiting', next: 124 });
+    expect(told.at(124).view).toMatchObject({ word: 'idle', notices: [], next: null });
   });
 
   it('a short wait that nobody asked for is no news', () => {
