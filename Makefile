@@ -36,7 +36,7 @@ demo-env:
 	@$(PYTHON) tools/bootstrap.py demo
 
 .PHONY: env
-env: ## make or update .venv and the node packages of the tests and the frontend
+env: ## make or update .venv, the node packages, and the part for JupyterLab
 	@$(PYTHON) tools/bootstrap.py dev
 
 .PHONY: lock
@@ -44,10 +44,10 @@ lock: env ## choose newest versions for all development packages: requirements/d
 	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --group dev --extra demo \
 		--no-emit-package jupyter-token-ws --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --quiet --output-file requirements/dev.lock pyproject.toml
-	for place in tests/node frontend; do \
+	for place in tests/node frontend frontend/lab; do \
 		npm install --prefix $$place --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund || exit; \
 	done
-	@echo "now: make test, then commit requirements/dev.lock and both package-lock.json"
+	@echo "now: make test, then commit requirements/dev.lock and every package-lock.json"
 
 # --- to see it ------------------------------------------------------------------------------------
 
@@ -119,12 +119,13 @@ docs: env ## the documentation as HTML: docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 
 .PHONY: build
-build: env ## sdist and wheel in dist/
+build: env ## sdist and wheel in dist/, both with the part for JupyterLab
 	$(PY) -m hatchling build
 
 .PHONY: clean
 clean: ## remove everything the targets made
-	rm -rf .venv .venv-* .setup.lock tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-* .setup.lock .labextension.lock tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache \
 		frontend/node_modules frontend/lib frontend/coverage \
+		frontend/lab/node_modules frontend/lab/lib frontend/lab/coverage jupyter_token_ws/labextension \
 		.hypothesis .coverage .coverage.* htmlcov build dist mutants docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from jupyter_server.extension.application import ExtensionApp
 from tornado import web
 from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, Unicode, default, validate
 
-from .guard import logs, rest, router
+from .guard import logs, referrer, rest, router
 from .guard.core import Guard, GuardOptions
 from .protocol.capabilities import CLOSE_REASONS
 from .protocol.subprotocols import MAX_TOKEN_SIZE
@@ -178,6 +178,7 @@ class TokenWebSocketApp(ExtensionApp):
             self.log.info("TokenWebSocketApp.enabled is False: no websocket is guarded")
         if self.enabled:
             self.handlers.extend(rest.handlers())
+            referrer.install(self._application)
             rest.add_to_pages(self._application.settings)
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:

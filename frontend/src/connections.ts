@@ -12,6 +12,8 @@ import { addresses, isDeclared, pathBelow, STOCK_SOCKETS, withSlash, type Capabi
 /** What can be told to a user interface. `path` is below the server's base. */
 export type ConnectionEvent =
   | { readonly kind: 'open'; readonly path: string }
+  /** A socket that had opened has ended, whatever for; what was said about that came before. */
+  | { readonly kind: 'closed'; readonly path: string }
   | { readonly kind: 'refused'; readonly path: string; readonly closed: Closed }
   | { readonly kind: 'parked'; readonly path: string; readonly closed: Closed }
   | { readonly kind: 'waiting'; readonly path: string; readonly closed: Closed; readonly seconds: number }
@@ -44,6 +46,11 @@ export interface ConnectionOptions {
   readonly capabilities?: Capabilities;
   /** Whether a token may go into the URL for servers that have no capabilities. */
   readonly allowTokenInUrl?: boolean;
+  /**
+   * Whether a socket that has not opened yet stays CONNECTING where trying again later may help, and does
+   * that by itself: for applications that draw conclusions from a socket which fails before it opened.
+   */
+  readonly patient?: boolean;
   /** Told of what happens. */
   readonly onEvent?: (event: ConnectionEvent) => void;
   /** Opens sockets of this server, instead of `WebSocket`. */
@@ -58,6 +65,8 @@ const CAPABILITIES_PATH = 'api/token-ws/capabilities';
 const WHO_AM_I_PATH = 'api/me';
 /** Milliseconds that a plain request may take. */
 const PREFLIGHT_TIMEOUT = 10_000;
+/** Seconds between two questions whether a server is back: the first, and the longest. */
+const REVIVAL = { first: 1, longest: 15 } as const;
 /** Seconds that an explanation holds: one for all sockets of a page that fail together. */
 const EXPLAINED_FOR = 5;
 /** The longest that `setTimeout` takes, in milliseconds. */
@@ -68,7 +77,9 @@ export class Connections {
   readonly baseUrl: string;
   readonly wsUrl: string;
   readonly cookies: boolean;
-  readonly allowTokenInUrl: boolean;
+  /** May change at any time; holds for attempts from then on. */
+  allowTokenInUrl: boolean;
+  readonly patient: boolean;
   private readonly _token: () => string;
   private readonly _native: OpenCarrier;
   private readonly _carrier: OpenCarrier;
@@ -76,6 +87,14 @@ export class Connections {
   private readonly _onEvent: (event: ConnectionEvent) => void;
   private readonly _paths = new Map<string, PathState>();
   private readonly _waiting = new Map<string, Set<() => void>>();
+  /** A socket was lost, and none has opened since: who knows whether the credentials are still good. */
+  private _doubt = false;
+  /** By path: resolves when the socket that finds out how things are knows. */
+  private readonly _turns = new Map<string, Promise<void>>();
+  /** How many sockets wait for a server that does not answer, and what asks whether it does again. */
+  private _hopeful = 0;
+  private _revival: Promise<void> | null = null;
+  private _hurry: () => void = () => undefined;
   private readonly _causes = new Map<Credential, { readonly cause: Promise<Cause>; until: number }>();
   private _asked: Promise<Capabilities | null> | null;
   private _warned = false;
@@ -85,6 +104,7 @@ export class Connections {
     this.wsUrl = withSlash(options.wsUrl ?? addresses(this.baseUrl, options.capabilities ?? null).wsUrl);
     this.cookies = options.cookies ?? false;
     this.allowTokenInUrl = options.allowTokenInUrl ?? true;
+    this.patient = options.patient ?? false;
     // Taken now: the page may put our class in the place of the browser's afterwards.
     const Native = options.WebSocket ?? WebSocket;
     this._native = (address, protocols): Carrier => new Native(address, protocols);
@@ -152,8 +172,20 @@ export class Connections {
     return state;
   }
 
-  /** A socket to `path` ended, `age` seconds after it opened (0: it never did). */
-  ended(path: string, age: number): void {
+  /** A socket to `path` opened. */
+  opened(path: string): void {
+    this._doubt = false;
+    this.emit({ kind: 'open', path });
+  }
+
+  /**
+   * A socket to `path` ended.
+   *
+   * @param age seconds since it opened, 0 if it never did
+   * @param left whether the application ended it
+   */
+  ended(path: string, age: number, left: boolean): void {
+    this._doubt ||= !left;
     const state = this._paths.get(path);
     if (age >= HEALTHY_AFTER) {
       state?.healthy();
@@ -177,6 +209,7 @@ export class Connections {
   /** The user acted: sockets to this path, or to all parked paths, may connect again at once. */
   release(path?: string): void {
     this._causes.clear();
+    this._hurry();
     for (const known of path === undefined ? [...this.parked().keys()] : [path]) {
       this._paths.get(known)?.released();
       this.emit({ kind: 'released', path: known });
@@ -200,13 +233,44 @@ export class Connections {
     }
   }
 
+  /**
+   * Like `mayConnect`, and after a socket was lost also when those before it on this path know how things
+   * are: where credentials are refused, two sockets need not both find that out.
+   *
+   * @returns to be called when this one knows, or is gone
+   */
+  async turn(path: string, signal: AbortSignal): Promise<() => void> {
+    for (;;) {
+      await this.mayConnect(path, signal);
+      const before = this._turns.get(path);
+      if (signal.aborted || !(before ?? this._doubt)) {
+        return () => undefined;
+      }
+      if (!before) {
+        return this._take(path);
+      }
+      await unlessAborted(before, signal);
+    }
+  }
+
   /** A socket failed without a reason before it opened: find out what can be said. */
-  async explain(path: string, credential: Credential): Promise<void> {
+  async explain(path: string, credential: Credential): Promise<Cause> {
     const cause = await this._cause(credential);
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }
     this.emit({ kind: 'unexplained', path, cause });
+    return cause;
+  }
+
+  /** Resolves when something answers again where nothing did: one asks for all sockets. */
+  async revived(signal: AbortSignal): Promise<void> {
+    this._hopeful += 1;
+    this._revival ??= this._awaitRevival().finally(() => {
+      this._revival = null;
+    });
+    await unlessAborted(this._revival, signal);
+    this._hopeful -= 1;
   }
 
   /** Tell who listens. What goes wrong there must not reach the sockets. */
@@ -249,6 +313,38 @@ export class Connections {
     });
   }
 
+  private _take(path: string): () => void {
+    let done = (): void => undefined;
+    const turn = new Promise<void>(resolve => {
+      done = resolve;
+    });
+    this._turns.set(path, turn);
+    return () => {
+      if (this._turns.get(path) === turn) {
+        this._turns.delete(path);
+      }
+      done();
+    };
+  }
+
+  private async _awaitRevival(): Promise<void> {
+    for (let wait: number = REVIVAL.first; ; wait = Math.min(2 * wait, REVIVAL.longest)) {
+      // Not all pages at the same moment, and at once where the user wants it so.
+      await new Promise<void>(resolve => {
+        const timer = setTimeout(resolve, wait * 1000 * (0.5 + Math.random() / 2));
+        this._hurry = (): void => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      if (this._hopeful === 0 || (await this._found()) !== undefined || (await this._answers())) {
+        break;
+      }
+    }
+    this._hurry = (): void => undefined;
+    this._causes.clear(); // that nothing answered does not hold any more
+  }
+
   private _cause(credential: Credential): Promise<Cause> {
     const known = this._causes.get(credential);
     if (known && now() < known.until) {
@@ -263,15 +359,9 @@ export class Connections {
   }
 
   private async _findCause(credential: Credential): Promise<Cause> {
-    let found: Capabilities | null;
-    try {
-      found = await this._preflight('no-store');
-    } catch {
+    const found = await this._found();
+    if (found === undefined) {
       return (await this._answers()) ? 'unknown' : 'server_down';
-    }
-    if (found) {
-      // The extension may have come since. That it is gone is not believed: no downgrade.
-      this._asked = Promise.resolve(found);
     }
     const admitted = await this._admits(credential);
     if (admitted === false) {
@@ -280,16 +370,31 @@ export class Connections {
     return admitted && found?.reasons ? 'websockets_blocked' : 'unknown';
   }
 
+  /** The capabilities as they are now, `undefined` where nothing answers or something else. */
+  private async _found(): Promise<Capabilities | null | undefined> {
+    try {
+      const found = await this._preflight('no-store');
+      if (found) {
+        // The extension may have come since. That it is gone is not believed: no downgrade.
+        this._asked = Promise.resolve(found);
+      }
+      return found;
+    } catch {
+      return undefined;
+    }
+  }
+
   private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
     const response = await this._get(CAPABILITIES_PATH, { cache, redirect: 'error' });
     if (response.status === 404) {
       return null;
     }
     const found: unknown = response.ok ? await response.json() : null;
-    if (!isCapabilities(found)) {
+    const capabilities = readCapabilities(found);
+    if (!capabilities) {
       throw new Error(`No capabilities, and no word that there are none: HTTP ${response.status}`);
     }
-    return found;
+    return capabilities;
   }
 
   /**
@@ -335,8 +440,21 @@ export function now(): number {
   return performance.now() / 1000;
 }
 
-function isCapabilities(found: unknown): found is Capabilities {
+/** Resolves with the promise or when the signal is aborted; leaves nothing behind. */
+async function unlessAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  let stop = (): void => undefined;
+  const aborted = new Promise<void>(resolve => {
+    stop = resolve;
+  });
+  signal.addEventListener('abort', stop);
+  await Promise.race([work, aborted]);
+  signal.removeEventListener('abort', stop);
+}
+
+/** The document if that is what it is, and of a version we know; else `null`. */
+export function readCapabilities(found: unknown): Capabilities | null {
   const versions = (found as Partial<Capabilities> | null)?.api_versions;
   const major = API_VERSIONS[0].replace(/[^.]*$/, '');
-  return Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
+  const known = Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
+  return known ? (found as Capabilities) : null;
 }

@@ -61,13 +61,24 @@ export class PathState {
       }
     }
     if (closed.advice === 'retry' || closed.advice === 'retry_after') {
-      const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
-      this.failures += 1;
       // The jitter comes on top: all clients of a server that restarts were told the same second.
-      this.notBefore = now + (closed.retryAfter ?? 0) + longest * random;
-      return { action: 'wait', notBefore: this.notBefore };
+      return { action: 'wait', notBefore: this.failed(now + (closed.retryAfter ?? 0), random) };
     }
     return this.park(closed);
+  }
+
+  /**
+   * One more failure: the path is not to be connected to for longer than after the one before.
+   *
+   * @param now seconds of the caller's clock, or when the wait shall begin
+   * @param random a number in [0, 1) for the jitter
+   * @returns when it may be
+   */
+  failed(now: number, random: number): number {
+    const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
+    this.failures += 1;
+    this.notBefore = now + longest * random;
+    return this.notBefore;
   }
 
   /** Nothing helps until the user acts. */
@@ -79,6 +90,11 @@ export class PathState {
   /** A credential turned out to be refused although no reason said so: begin with the other one. */
   distrust(credential: Credential): void {
     this._refused.add(credential);
+  }
+
+  /** Whether every credential there is was refused. */
+  exhausted(hasToken: boolean): boolean {
+    return this._refused.has('cookie') && (!hasToken || this._refused.has('token'));
   }
 
   /** The path works; how a socket to it ended does not matter any more. */

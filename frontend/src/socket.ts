@@ -8,10 +8,10 @@
  */
 
 import type { Carrier } from './carrier.js';
-import { now, type Connections } from './connections.js';
+import { now, type Cause, type Connections } from './connections.js';
 import { REASON_MARKER } from './constants.js';
 import type { Credential } from './policy.js';
-import { parseClose, type Closed } from './reasons.js';
+import { parseClose, reasonOf, type Closed } from './reasons.js';
 import { offerSubprotocols, visibleProtocol, withoutToken, withToken } from './subprotocols.js';
 import { tokenRoute } from './trust.js';
 
@@ -79,6 +79,8 @@ export class TokenSocket extends EventTarget {
   private _binaryType: BinaryType = 'blob';
   private _protocol = '';
   private _extensions = '';
+  /** Lets other sockets to the path have their turn. */
+  private _turn: () => void = () => undefined;
   /** Bytes that were sent when nothing could go out any more: they count for ever (WHATWG). */
   private _lost = 0;
 
@@ -213,12 +215,19 @@ export class TokenSocket extends EventTarget {
     const capabilities = await connections.capabilities().catch(() => undefined);
     if (connections.declares(path, capabilities)) {
       // Another socket to this path may have learned something meanwhile.
-      await connections.mayConnect(path, this._given.signal);
-      const first = connections.state(path).first(connections.cookies, connections.token !== '');
-      await this._connect(path, first, null);
+      await this._enter(path);
     } else {
       this._attempt(this.url, this._protocols, null);
     }
+  }
+
+  /** Connect when that is wise. */
+  private async _enter(path: string): Promise<void> {
+    const connections = this._connections;
+    this._turn();
+    this._turn = await connections.turn(path, this._given.signal);
+    const first = connections.state(path).first(connections.cookies, connections.token !== '');
+    await this._connect(path, first, null);
   }
 
   private async _connect(path: string, credential: Credential, before: Own['before']): Promise<void> {
@@ -292,8 +301,9 @@ export class TokenSocket extends EventTarget {
       this._protocol = own ? visibleProtocol(native.protocol, this._protocols) : native.protocol;
       this._extensions = native.extensions;
       native.binaryType = this._binaryType;
+      this._turn();
       if (own) {
-        this._connections.emit({ kind: 'open', path: own.path });
+        this._connections.opened(own.path);
       }
       this.dispatchEvent(new Event('open'));
     };
@@ -325,6 +335,9 @@ export class TokenSocket extends EventTarget {
       clearTimeout(held);
       inLine(() => {
         const end = this._native === native && own ? this._settle(own, event, openedAt) : event;
+        if (own && openedAt !== null) {
+          this._connections.emit({ kind: 'closed', path: own.path });
+        }
         if (this._native === native && end) {
           // A socket that never opened has failed, even where the reason came over a complete handshake.
           const never = openedAt === null;
@@ -342,9 +355,10 @@ export class TokenSocket extends EventTarget {
   /** Learn from the end of an attempt: how the socket ends, or `null` where it tries once more. */
   private _settle(own: Own, end: End, openedAt: number | null): End | null {
     const connections = this._connections;
-    connections.ended(own.path, openedAt === null ? 0 : now() - openedAt);
-    if (this._state === CLOSING) {
-      return end; // the application left; what the server says to that changes nothing
+    const left = this._state === CLOSING;
+    connections.ended(own.path, openedAt === null ? 0 : now() - openedAt, left);
+    if (left) {
+      return end; // what the server says to that changes nothing
     }
     const closed = parseClose(end.code, end.reason);
     if (closed) {
@@ -355,12 +369,51 @@ export class TokenSocket extends EventTarget {
     }
     if (own.before) {
       // Across origins only a token is told reasons: what was said of it holds.
-      connections.state(own.path).park(own.before.closed);
-      connections.emit({ kind: 'parked', path: own.path, closed: own.before.closed });
-      return own.before.end;
+      this._park(own.path, own.before.closed);
+      return this._stays(own.path, own.before.closed) ? null : own.before.end;
     }
-    void connections.explain(own.path, own.credential);
-    return end;
+    const cause = connections.explain(own.path, own.credential);
+    if (!connections.patient) {
+      void cause;
+      return end;
+    }
+    this._guard(this._persist(own.path, end, cause));
+    return null;
+  }
+
+  /** Where trying again may help: do so when that is wise. Otherwise the socket ends after all. */
+  private async _persist(path: string, end: End, found: Promise<Cause>): Promise<void> {
+    const connections = this._connections;
+    const cause = await found;
+    const state = connections.state(path);
+    if (cause === 'credential_refused') {
+      if (state.exhausted(connections.token !== '')) {
+        this._park(path, reasonOf('credentials_missing'));
+      }
+    } else if (cause === 'server_down') {
+      this._turn(); // this takes a while
+      await connections.revived(this._given.signal);
+    } else if (cause === 'websockets_blocked') {
+      state.failed(now(), Math.random());
+    } else {
+      this._end(end.code, end.reason, false, true);
+      return;
+    }
+    await this._enter(path);
+  }
+
+  /** Whether the socket waits for better days itself; if so, it does from now on. */
+  private _stays(path: string, { advice }: Closed): boolean {
+    const stays = this._connections.patient && advice !== 'stop';
+    if (stays) {
+      this._guard(this._enter(path));
+    }
+    return stays;
+  }
+
+  private _park(path: string, closed: Closed): void {
+    this._connections.state(path).park(closed);
+    this._connections.emit({ kind: 'parked', path, closed });
   }
 
   /** The server gave a reason; true where this very socket tries once more. */
@@ -381,7 +434,7 @@ export class TokenSocket extends EventTarget {
     } else {
       connections.emit({ kind: 'waiting', path, closed, seconds: decision.notBefore - now() });
     }
-    return false;
+    return !opened && this._stays(path, closed);
   }
 
   /** Nothing of ours may end as an unhandled rejection, nor leave the application without `close`. */
@@ -401,6 +454,7 @@ export class TokenSocket extends EventTarget {
     if (this._state === CLOSED) {
       return;
     }
+    this._turn();
     this._lost = this.bufferedAmount;
     this._state = CLOSED;
     this._native = null;

@@ -280,16 +280,16 @@ describe('explanations', () => {
   });
 });
 
+function settled(promise: Promise<unknown>): () => boolean {
+  let done = false;
+  void promise.then(() => (done = true));
+  return () => done;
+}
+
 describe('mayConnect', () => {
   beforeEach(() => {
     vi.useFakeTimers();
   });
-
-  function settled(promise: Promise<void>): () => boolean {
-    let done = false;
-    void promise.then(() => (done = true));
-    return () => done;
-  }
 
   it('is at once for a path that nothing is known of, and remembers nothing', async () => {
     const made = connections();
@@ -374,12 +374,143 @@ describe('the memory of paths', () => {
   it('is dropped when there is nothing in it, and after health', () => {
     const made = connections();
     made.state('a');
-    made.ended('a', 0);
+    made.ended('a', 0, false);
     made.state('b').refused(FAILED, 'token', true, 0, 0.5);
-    made.ended('b', 9);
+    made.ended('b', 9, false);
     expect(kept(made).paths).toBe(1);
-    made.ended('b', 10);
-    made.ended('c', 10);
+    made.ended('b', 10, false);
+    made.ended('c', 10, false);
     expect(kept(made).paths).toBe(0);
+  });
+});
+
+describe('turns', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  const signal = new AbortController().signal;
+
+  it("are nobody's while all is well", async () => {
+    const made = connections();
+    made.ended(PATH, 1, true);
+    await Promise.all([made.turn(PATH, signal), made.turn(PATH, signal)]);
+  });
+
+  it('come one after the other on a path once a socket was lost, until one opens', async () => {
+    const made = connections();
+    made.ended(PATH, 1, false);
+    const first = await made.turn(PATH, signal);
+    await made.turn('another/path', signal);
+    const second = made.turn(PATH, signal);
+    const third = settled(made.turn(PATH, signal));
+    const told = settled(second);
+    await vi.advanceTimersByTimeAsync(1000);
+    expect([told(), third()]).toEqual([false, false]);
+    first();
+    first();
+    await vi.advanceTimersByTimeAsync(0);
+    expect([told(), third()]).toEqual([true, false]);
+    made.opened(PATH);
+    (await second)();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(third()).toBe(true);
+    await Promise.all([made.turn(PATH, signal), made.turn(PATH, signal)]);
+  });
+
+  it('are not taken where the path was parked meanwhile', async () => {
+    const made = connections();
+    made.ended(PATH, 1, false);
+    const done = await made.turn(PATH, signal);
+    const next = settled(made.turn(PATH, signal));
+    await vi.advanceTimersByTimeAsync(0);
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    done();
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(next()).toBe(false);
+    made.release();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(next()).toBe(true);
+  });
+
+  it('may be given up', async () => {
+    const made = connections();
+    made.ended(PATH, 1, false);
+    await made.turn(PATH, signal);
+    const { controller, listeners } = watched();
+    const next = made.turn(PATH, controller.signal);
+    await vi.advanceTimersByTimeAsync(0);
+    controller.abort();
+    (await next)();
+    expect(listeners()).toBe(0);
+  });
+});
+
+describe('a server that does not answer', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  function silent(): {
+    made: Connections;
+    asked: number[];
+    answer: (response: () => Promise<Response>) => void;
+  } {
+    vi.spyOn(Math, 'random').mockReturnValue(1);
+    let how = (): Promise<Response> => Promise.reject(new TypeError('no route'));
+    const asked: number[] = [];
+    const began = performance.now();
+    const made = connections({
+      fetch: (_address, init) => {
+        if (init?.mode !== 'no-cors') {
+          asked.push(Math.round((performance.now() - began) / 1000));
+        }
+        return how();
+      }
+    });
+    return { made, asked, answer: response => void (how = response) };
+  }
+
+  it('is asked by one for all, ever more seldom, until it answers', async () => {
+    const { made, asked, answer } = silent();
+    const signal = new AbortController().signal;
+    const all = [settled(made.revived(signal)), settled(made.revived(signal))];
+    await vi.advanceTimersByTimeAsync(50_000);
+    expect(asked).toEqual([1, 3, 7, 15, 30, 45]);
+    answer(() => Promise.resolve(Response.json(CAPABILITIES)));
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect([asked.length, all.map(done => done()), vi.getTimerCount()]).toEqual([7, [true, true], 0]);
+  });
+
+  it('answers also where a page may not read what', async () => {
+    const { made, answer } = silent();
+    const done = settled(made.revived(new AbortController().signal));
+    let first = true;
+    answer(() => {
+      const response = first ? Promise.reject(new TypeError('CORS')) : Promise.resolve(new Response('{}'));
+      first = false;
+      return response;
+    });
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(done()).toBe(true);
+  });
+
+  it('is asked at once when the user acts', async () => {
+    const { made, asked, answer } = silent();
+    const done = settled(made.revived(new AbortController().signal));
+    answer(() => Promise.resolve(new Response('', { status: 404 })));
+    made.release();
+    await vi.advanceTimersByTimeAsync(0);
+    expect([done(), asked]).toEqual([true, [0]]);
+  });
+
+  it('is not asked when nobody waits any more', async () => {
+    const { made, asked } = silent();
+    const { controller, listeners } = watched();
+    const done = settled(made.revived(controller.signal));
+    await vi.advanceTimersByTimeAsync(1000);
+    controller.abort();
+    await vi.advanceTimersByTimeAsync(100_000);
+    expect([done(), listeners(), vi.getTimerCount(), asked.length]).toEqual([true, 0, 0, 1]);
   });
 });

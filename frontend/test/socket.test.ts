@@ -764,7 +764,7 @@ describe('refusals', () => {
     native.open(KERNEL);
     socket.close();
     native.end(4409, 'replaced');
-    expect([connections.parked().size, events.map(event => event.kind)]).toEqual([0, ['open']]);
+    expect([connections.parked().size, events.map(event => event.kind)]).toEqual([0, ['open', 'closed']]);
   });
 
   it('1006 before the opening is explained, after it is not', async () => {
@@ -778,6 +778,183 @@ describe('refusals', () => {
     native.open(KERNEL);
     native.end(1006, '', false);
     await turn();
-    expect(events.map(event => event.kind)).toEqual(['unexplained', 'open']);
+    expect(events.map(event => event.kind)).toEqual(['unexplained', 'open', 'closed']);
+  });
+});
+
+describe('patience', () => {
+  const PATIENT = { patient: true, cookies: true };
+
+  function answering(how: (path: string, init: RequestInit) => Response | null): typeof fetch {
+    return (address, init) => {
+      const answer = how(new URL(String(address)).pathname.replace('/ann/', ''), init ?? {});
+      return answer ? Promise.resolve(answer) : Promise.reject(new TypeError('nothing answers'));
+    };
+  }
+
+  async function refuse(reason: string, code: number): Promise<void> {
+    const native = await carrier();
+    native.open(REASON_MARKER);
+    native.end(code, reason);
+    await turn();
+  }
+
+  it('both refused: the socket itself stays until the user acted', async () => {
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    await turn(3_600_000);
+    expect([socket.readyState, list, carriers.length]).toEqual([0, [], 2]);
+    expect(events.map(event => event.kind)).toEqual(['refused', 'refused', 'parked']);
+    connections.release();
+    const native = await carrier();
+    expect(native.protocols).toEqual([KERNEL, REASON_MARKER]);
+    native.open(KERNEL);
+    expect([list, carriers.length]).toEqual([['open'], 3]);
+  });
+
+  it('may be given up while parked', async () => {
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    socket.close();
+    await turn(1000);
+    connections.release();
+    await turn(1000);
+    expect([list, carriers.length]).toEqual([['error', [1006, '', false]], 2]);
+  });
+
+  it('what cannot help ends the socket', async () => {
+    const list = heard(new (make(PATIENT).TokenWebSocket)(URL_OF_KERNEL, KERNEL));
+    await refuse('not_found', 4404);
+    expect(list).toEqual(['error', [4404, 'not_found', false]]);
+  });
+
+  it('an open socket ends whatever the advice', async () => {
+    const [socket, native] = await opened(PATIENT);
+    const list = heard(socket);
+    native.end(4503, 'draining;retry_after=1');
+    expect(list).toEqual([[4503, 'draining;retry_after=1', true]]);
+    expect(events.map(event => event.kind)).toEqual(['open', 'refused', 'waiting', 'closed']);
+  });
+
+  it('waits as long as it is told, and tries by itself', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0);
+    const socket = new (make(PATIENT).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    await refuse('too_many_attempts;retry_after=30', 4429);
+    await turn(29_000);
+    expect(carriers.length).toBe(1);
+    await turn(1100);
+    expect(carriers.length).toBe(2);
+    (await carrier()).open(KERNEL);
+    expect(list).toEqual(['open']);
+  });
+
+  it('two sockets of a path make no more attempts than one, once a socket was lost', async () => {
+    const made = make(PATIENT);
+    const [first, second] = [0, 1].map(() => new made.TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await turn();
+    expect(carriers.length).toBe(2);
+    for (const native of [...carriers]) {
+      native.open(KERNEL);
+      native.end(1006, '', false);
+    }
+    await turn();
+    const again = [0, 1].map(() => new made.TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await turn();
+    expect(carriers.length).toBe(3);
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    await turn(30_000);
+    expect([carriers.length, again.map(socket => socket.readyState)]).toEqual([4, [0, 0]]);
+    made.connections.release();
+    (await carrier()).open(KERNEL);
+    await turn();
+    (await carrier()).open(KERNEL);
+    expect([first, second, ...again].map(socket => socket?.readyState)).toEqual([3, 3, 1, 1]);
+  });
+
+  it('a server that is down is waited for, by one question for all, and then both credentials are tried', async () => {
+    let up = false;
+    const fetch = answering(() => (up ? Response.json(CAPABILITIES) : null));
+    const socket = new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    (await carrier()).end(1006, '', false);
+    await turn(60_000);
+    expect([carriers.length, events.length]).toEqual([1, 1]);
+    expect(events[0]).toMatchObject({ kind: 'unexplained', cause: 'server_down' });
+    up = true;
+    await turn(15_000);
+    expect(carriers.length).toBe(2);
+    await refuse('credentials_missing', 4401);
+    (await carrier()).open(KERNEL);
+    expect([list, carriers.length]).toEqual([['open'], 3]);
+  });
+
+  it('a refusal without words tries the other credential, and parks where REST refuses that as well', async () => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status: 403 }) : Response.json(CAPABILITIES)
+    );
+    const { connections, TokenWebSocket } = make({ ...PATIENT, fetch });
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    (await carrier()).end(1006, '', false);
+    await turn();
+    expect((await carrier()).protocols).toContain(`${MARKER}.${SECRET}`);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([carriers.length, socket.readyState]).toEqual([2, 0]);
+    expect(events.map(event => event.kind)).toEqual(['unexplained', 'unexplained', 'parked']);
+    expect([...connections.parked().values()]).toEqual([parseClose(4401, 'credentials_missing')]);
+  });
+
+  it('without a token the cookie is all there is', async () => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status: 403 }) : Response.json(CAPABILITIES)
+    );
+    new (make({ ...PATIENT, token: () => '', fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([carriers.length, events.map(event => event.kind)]).toEqual([1, ['unexplained', 'parked']]);
+  });
+
+  it('blocked websockets are tried again, ever more seldom', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.99);
+    const fetch = answering(() => Response.json(CAPABILITIES));
+    const socket = new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    const attempts: number[] = [];
+    for (let second = 0; second < 60; second++) {
+      const native = await carrier();
+      if (native.readyState === 0) {
+        attempts.push(second);
+        native.end(1006, '', false);
+      }
+      await turn(1000);
+    }
+    expect([attempts, socket.readyState]).toEqual([[0, 1, 3, 7, 15, 31], 0]);
+    expect(events[0]).toMatchObject({ cause: 'websockets_blocked' });
+  });
+
+  it('what cannot be explained is left to the application', async () => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status: 500 }) : Response.json(CAPABILITIES)
+    );
+    const list = heard(new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL));
+    (await carrier()).end(1006, '', false);
+    await turn();
+    expect(list).toEqual(['error', [1006, '', false]]);
+  });
+
+  it('what the cookie was told holds where the token is told nothing', async () => {
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await refuse('credentials_missing', 4401);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([list, carriers.length, connections.parked().size]).toEqual([[], 2, 1]);
   });
 });

@@ -1,4 +1,7 @@
-"""The REST part: capabilities, their schema, and ``OPTIONS`` of websocket paths (contract sections 4, 5)."""
+"""The REST part: capabilities, their schema, and ``OPTIONS`` of websocket paths (contract sections 4, 5).
+
+And one page for people, where signing in ends that a page with refused websockets asked for.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from .router import socket_templates
 API = "api/token-ws"
 CAPABILITIES = f"{API}/capabilities"
 SCHEMA = f"{API}/capabilities.schema.json"
+SIGNED_IN = f"{API}/signed-in"
 PAGE_CONFIG = "tokenWebSocket"
 """Under which name JupyterLab and Notebook pages carry the document."""
 
@@ -200,9 +204,44 @@ class SocketOptionsHandler(ApiHandler):
         super().options()
 
 
+_SIGNED_IN_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>Signed in</title>
+</head>
+<body>
+<h1>You are signed in</h1>
+<p>Close this tab and go on where you were: that page connects again by itself.</p>
+</body>
+</html>
+"""
+
+
+class SignedInHandler(JupyterHandler):
+    """``GET api/token-ws/signed-in``: small, and only for who is signed in.
+
+    Who is not is sent to whatever login the identity provider has, and comes back here.
+    """
+
+    @web.authenticated
+    def get(self) -> None:
+        """The page."""
+        self.set_header("Cache-Control", "no-store")
+        self.finish(_SIGNED_IN_PAGE)
+
+    @property
+    def content_security_policy(self) -> str:
+        """Nothing but text."""
+        return f"{super().content_security_policy}; default-src 'none'"
+
+
 def handlers() -> list[tuple[str, type[JupyterHandler]]]:
     """Our routes, below the server's base."""
     return [
         (f"/{CAPABILITIES}", CapabilitiesHandler),
         (f"/{SCHEMA.replace('.', chr(92) + '.')}", SchemaHandler),
+        (f"/{SIGNED_IN}", SignedInHandler),
     ]

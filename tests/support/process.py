@@ -195,6 +195,8 @@ def start_server(
     token: str = TOKEN,
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    python: str | Path = sys.executable,
+    port: int | None = None,
     name: str = "server",
 ) -> Server:
     """Start ``jupyter server`` on a free port of the loopback address and wait until it answers.
@@ -209,7 +211,10 @@ def start_server(
         args: more command line arguments.
         env: more environment. The project's root is on the path, so that ``extensions`` may name
             modules of ``tests.support``.
-        name: tells apart several servers of one test.
+        python: the interpreter, which may be one of another environment.
+        port: listen there, where one that is started again shall be found; else on a free one.
+        name: tells apart several servers of one test. What is started again under the same name has the
+            same files, its cookies' secret among them.
     """
     home = tmp_path / name
     for part in ("data", "runtime", "root", "tmp"):
@@ -241,13 +246,13 @@ def start_server(
         "PYTHONUNBUFFERED": "1",
         **(env or {}),
     }
-    command = [sys.executable, "-m", "jupyter_server", f"--config={config_path}", *args]
+    command = [str(python), "-m", "jupyter_server", f"--config={config_path}", *args]
     log_path = home / "log.txt"
-    for _attempt in range(5):
-        port = free_port()
+    for _attempt in range(5 if port is None else 1):
+        listen_at = free_port() if port is None else port
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*command, f"--ServerApp.port={port}"],
+                [*command, f"--ServerApp.port={listen_at}"],
                 cwd=home / "root",
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -255,7 +260,7 @@ def start_server(
                 stderr=subprocess.STDOUT,
             )
         base_url = traits["ServerApp"].get("base_url", "/")
-        server = Server(process, port, token, log_path, base_url)
+        server = Server(process, listen_at, token, log_path, base_url)
         try:
             until(lambda: _ready(server), f"{name} ready", START_DEADLINE)  # noqa: B023
         except AssertionError:

@@ -1,0 +1,236 @@
+/**
+ * What of this page uses which kernel or terminal, and how to give it a new one.
+ *
+ * Documents are recognised by what they have (a session context, a terminal session), not by their classes:
+ * notebooks, consoles and those of other extensions are alike here, and nothing more needs to be loaded.
+ */
+
+import type { ISessionContext } from '@jupyterlab/apputils';
+import type { Lost } from './state.js';
+import { kernelId, terminalName } from './words.js';
+
+/** The part of a connection to a kernel or terminal that is needed here. */
+interface Connection {
+  readonly connectionStatus?: string;
+  reconnect?(): Promise<void>;
+}
+
+interface TerminalSession extends Connection {
+  readonly name: string;
+  readonly isDisposed: boolean;
+}
+
+/** A widget as far as it may be one of those. */
+export interface DocumentWidget {
+  readonly isDisposed?: boolean;
+  readonly sessionContext?: unknown;
+  readonly context?: { readonly sessionContext?: unknown } | null;
+  readonly content?: { readonly session?: unknown } | null;
+}
+
+export interface DocumentsOptions {
+  readonly widgets: () => Iterable<DocumentWidget>;
+  /** Have the page learn which sessions there still are. */
+  readonly refresh: () => Promise<void>;
+  /** Milliseconds from the loss to saying so. */
+  readonly grace?: number;
+  /** Something of this page lost its kernel or terminal. */
+  readonly onLost: (path: string, lost: Lost) => void;
+  /** It has a new one, is closed, or never wanted it. `free`: nothing connects to this path any more. */
+  readonly onSettled: (path: string, free: boolean) => void;
+}
+
+/**
+ * JupyterLab shuts down old kernels when the user picks another one, and it finds out by itself that a kernel
+ * has gone: what remains after so many milliseconds remains.
+ */
+const GRACE = 2_000;
+
+export class Documents {
+  private readonly _options: DocumentsOptions;
+  /** The contexts that lost the kernel of a path. */
+  private readonly _users = new Map<string, readonly ISessionContext[]>();
+  /** Paths of which it was said, and those of which it is too early to say it. */
+  private readonly _said = new Set<string>();
+  private readonly _waiting = new Set<string>();
+  /** What this page itself asked the server to delete, by path. */
+  private readonly _deleted = new Set<string>();
+
+  constructor(options: DocumentsOptions) {
+    this._options = options;
+  }
+
+  /** The name of what uses the kernel of `path`, if anything does. */
+  nameOf(path: string): string | null {
+    const [user] = this._users.get(path) ?? this._usersOf(path);
+    return user ? nameOf(user) : null;
+  }
+
+  /** This page asks the server to delete something. */
+  deletes(path: string): void {
+    this._deleted.add(path);
+  }
+
+  /** The server says that the kernel or terminal of `path` is not there (any more). */
+  missing(path: string): void {
+    const id = kernelId(path);
+    const terminal = terminalName(path);
+    if (id !== null) {
+      this._missingKernel(path);
+    } else if (terminal !== null) {
+      const sessions = this._terminals().filter(session => session.name === terminal);
+      this._later(path, () => {
+        if (sessions.some(session => !session.isDisposed)) {
+          this._options.onLost(path, { topic: 'ended', name: terminal, replaceable: false });
+        } else {
+          this._options.onSettled(path, true);
+        }
+      });
+    }
+  }
+
+  /**
+   * Start kernels like those that are gone.
+   *
+   * @returns the paths that nobody needs any more
+   */
+  async replace(paths: Iterable<string>): Promise<string[]> {
+    const replaced: string[] = [];
+    // Otherwise it would ask for a change in a session that the server has forgotten.
+    await this._options.refresh().catch(() => undefined);
+    for (const path of paths) {
+      const [first, ...others] = this._needing(path);
+      this._forget(path);
+      try {
+        await first?.changeKernel(likeBefore(first));
+        // Who shared the old one shares the new one.
+        const id = first?.session?.kernel?.id;
+        for (const other of others) {
+          await other.changeKernel(id === undefined ? likeBefore(other) : { id });
+        }
+        replaced.push(path);
+      } catch (error) {
+        console.error(error); // JupyterLab has shown it in a dialog
+      }
+    }
+    return replaced;
+  }
+
+  /** Have those connect again that JupyterLab gave up. */
+  reconnect(): void {
+    const kernels = this._contexts().map(context => context.session?.kernel);
+    for (const connection of [...kernels, ...this._terminals()] as (Connection | null | undefined)[]) {
+      if (connection?.connectionStatus === 'disconnected') {
+        connection.reconnect?.().catch((error: unknown) => console.error(error));
+      }
+    }
+  }
+
+  private _missingKernel(path: string): void {
+    const users = this._usersOf(path);
+    const known = this._users.has(path);
+    if (users.length === 0 && !known) {
+      return; // whose it is cannot be told
+    }
+    this._users.set(path, [
+      ...new Set([...(this._users.get(path) ?? []), ...users.filter(one => this._isSurprised(one))])
+    ]);
+    if (known) {
+      return;
+    }
+    for (const context of users) {
+      context.kernelChanged.connect(() => this._look(path));
+      context.disposed.connect(() => this._look(path));
+    }
+    this._later(path, () => this._look(path));
+  }
+
+  /** Whether somebody still needs the kernel of `path`, once the time has come to say so. */
+  private _look(path: string): void {
+    if (this._waiting.has(path) || !this._users.has(path)) {
+      return;
+    }
+    const [first, ...others] = this._needing(path);
+    if (!first) {
+      this._forget(path);
+      this._options.onSettled(path, this._usersOf(path).length === 0);
+    } else if (!this._said.has(path)) {
+      this._said.add(path);
+      const name = others.length === 0 ? nameOf(first) : '';
+      this._options.onLost(path, { topic: 'gone', name, replaceable: true });
+    }
+  }
+
+  private _forget(path: string): void {
+    this._users.delete(path);
+    this._said.delete(path);
+  }
+
+  private _needing(path: string): ISessionContext[] {
+    const id = kernelId(path);
+    return (this._users.get(path) ?? []).filter(context => {
+      const now = context.session?.kernel?.id;
+      return !context.isDisposed && (now === undefined || now === id);
+    });
+  }
+
+  private _later(path: string, then: () => void): void {
+    if (this._waiting.has(path)) {
+      return;
+    }
+    this._waiting.add(path);
+    setTimeout(() => {
+      this._waiting.delete(path);
+      then();
+    }, this._options.grace ?? GRACE);
+  }
+
+  /** Whether it did not end its kernel itself, nor anything else of this page. */
+  private _isSurprised(context: ISessionContext): boolean {
+    const { session } = context;
+    return (
+      !context.isTerminating &&
+      context.kernelDisplayStatus !== 'starting' &&
+      !this._deleted.has(`api/sessions/${session?.id}`) &&
+      !this._deleted.has(`api/kernels/${session?.kernel?.id}`)
+    );
+  }
+
+  private _usersOf(path: string): ISessionContext[] {
+    const id = kernelId(path);
+    return this._contexts().filter(context => context.session?.kernel?.id === id);
+  }
+
+  private _contexts(): ISessionContext[] {
+    const found = new Set<ISessionContext>();
+    for (const widget of this._options.widgets()) {
+      const context = (widget.sessionContext ?? widget.context?.sessionContext) as
+        ISessionContext | undefined;
+      if (!widget.isDisposed && context && 'changeKernel' in context) {
+        found.add(context);
+      }
+    }
+    return [...found];
+  }
+
+  private _terminals(): TerminalSession[] {
+    const found: TerminalSession[] = [];
+    for (const widget of this._options.widgets()) {
+      const session = (widget.isDisposed ? null : widget.content?.session) as
+        TerminalSession | null | undefined;
+      if (session && typeof session.name === 'string' && 'connectionStatus' in session) {
+        found.push(session);
+      }
+    }
+    return found;
+  }
+}
+
+function nameOf(context: ISessionContext): string {
+  return context.name || (context.path.split('/').pop() as string);
+}
+
+function likeBefore(context: ISessionContext): { name?: string } {
+  const name = context.session?.kernel?.name || context.prevKernelName || context.kernelPreference.name;
+  return name ? { name } : {};
+}

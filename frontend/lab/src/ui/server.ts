@@ -1,0 +1,172 @@
+/**
+ * The plain requests of the user interface: whether the server knows us, how long it takes to answer, which
+ * token the page would get now, and where "our" server is.
+ */
+
+import type { ServerConnection } from '@jupyterlab/services';
+import type { Connections } from 'jupyter-token-ws';
+
+const CAPABILITIES = 'api/token-ws/capabilities';
+const SIGNED_IN = 'api/token-ws/signed-in';
+const LOGIN = 'api/token-ws/login';
+const WHO_AM_I = 'api/me';
+
+/** Milliseconds that a question may take. */
+const TIMEOUT = 10_000;
+
+export interface ServerOptions {
+  readonly settings: ServerConnection.ISettings;
+  readonly connections: Connections;
+  /** Use this token from now on, for everything. */
+  readonly setToken: (token: string) => void;
+}
+
+/** Look on when the page has something deleted: `onDelete` is told the path, before the server is. */
+export function watchDeletions(settings: ServerConnection.ISettings, onDelete: (path: string) => void): void {
+  const { fetch, baseUrl } = settings;
+  (settings as { fetch: typeof fetch }).fetch = (input: RequestInfo | URL, init?: RequestInit) => {
+    if (input instanceof Request && input.method === 'DELETE' && input.url.startsWith(baseUrl)) {
+      onDelete(input.url.slice(baseUrl.length).replace(/[?#].*$/, ''));
+    }
+    return fetch(input as RequestInfo, init);
+  };
+}
+
+export class Server {
+  private readonly _options: ServerOptions;
+
+  constructor(options: ServerOptions) {
+    this._options = options;
+  }
+
+  get base(): string {
+    return this._options.connections.baseUrl;
+  }
+
+  /** Whether the page was loaded from elsewhere, and signing in at the server is of no use to it. */
+  get foreign(): boolean {
+    return !this._options.connections.cookies && new URL(this.base).origin !== location.origin;
+  }
+
+  /**
+   * Whether the server knows us, by what sockets show; `null` where that could not be found out. A page whose
+   * sockets cannot use the cookie takes the token that it would get if it was loaded now.
+   */
+  async knows(): Promise<boolean | null> {
+    const { connections, settings, setToken } = this._options;
+    if (connections.cookies) {
+      return this._admits(settings.token);
+    }
+    const admitted = await this._admits(settings.token, 'omit');
+    if (admitted !== false || this.foreign) {
+      return admitted;
+    }
+    const token = await this._tokenOfPage();
+    if (!token || token === settings.token || !(await this._admits(token, 'omit'))) {
+      return false;
+    }
+    setToken(token);
+    return true;
+  }
+
+  /** Use this token if the server takes it. */
+  async tryToken(token: string): Promise<boolean> {
+    const taken = (await this._admits(token, 'omit')) === true;
+    if (taken) {
+      this._options.setToken(token);
+    }
+    return taken;
+  }
+
+  /**
+   * Where to sign in: a page that only who is signed in may see, so that whatever login the server has, a
+   * Hub's included, comes before it. A server without our part has only the usual one.
+   */
+  async loginAddress(): Promise<string> {
+    const capabilities = await this._options.connections.capabilities().catch(() => undefined);
+    if (capabilities === null) {
+      return `${this.base}login?next=${encodeURIComponent(new URL(this.base).pathname)}`;
+    }
+    return this.base + SIGNED_IN;
+  }
+
+  /** Seconds until the server answers; `null` where it does not. */
+  async roundTrip(): Promise<number | null> {
+    const begin = performance.now();
+    try {
+      const response = await this._get(CAPABILITIES, { credentials: 'omit' });
+      // What a proxy says that has no server behind it.
+      return [502, 503, 504].includes(response.status) ? null : (performance.now() - begin) / 1000;
+    } catch {
+      return null;
+    }
+  }
+
+  /** The address of the server that is ours, where this one knows it. */
+  async otherServer(): Promise<string | null> {
+    try {
+      const response = await this._get(LOGIN, this._headers(this._options.settings.token));
+      const found = (await response.json()) as { server?: { base_url?: unknown } } | null;
+      const address = found?.server?.base_url;
+      return response.ok && typeof address === 'string' && isPage(address) ? new URL(address).href : null;
+    } catch {
+      return null;
+    }
+  }
+
+  private async _admits(token: string, credentials?: 'omit'): Promise<boolean | null> {
+    try {
+      const response = await this._get(WHO_AM_I, {
+        redirect: 'manual', // to a login page
+        ...this._headers(token),
+        ...(credentials ? { credentials } : {})
+      });
+      if (response.type === 'opaqueredirect' || [401, 403].includes(response.status)) {
+        return false;
+      }
+      return response.ok || null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** What a page that was loaded now would hold. */
+  private async _tokenOfPage(): Promise<string | null> {
+    try {
+      const response = await this._options.settings.fetch(location.href, {
+        cache: 'no-store',
+        credentials: 'same-origin',
+        signal: AbortSignal.timeout(TIMEOUT)
+      });
+      const page = new DOMParser().parseFromString(await response.text(), 'text/html');
+      const config = page.getElementById('jupyter-config-data')?.textContent ?? '{}';
+      const { token } = JSON.parse(config) as { token?: unknown };
+      return typeof token === 'string' ? token : null;
+    } catch {
+      return null;
+    }
+  }
+
+  private _headers(token: string): RequestInit {
+    return token ? { headers: { Authorization: `token ${token}` } } : {};
+  }
+
+  private _get(path: string, init: RequestInit): Promise<Response> {
+    const { settings } = this._options;
+    return settings.fetch.call(null, this.base + path, {
+      ...settings.init,
+      cache: 'no-store',
+      signal: AbortSignal.timeout(TIMEOUT),
+      ...init
+    });
+  }
+}
+
+/** Only what a browser opens as a page: anything else would be code. */
+function isPage(address: string): boolean {
+  try {
+    return ['http:', 'https:'].includes(new URL(address).protocol);
+  } catch {
+    return false;
+  }
+}
