@@ -60,6 +60,7 @@ explanation/why-tokens-leave-the-url
 explanation/how-the-guard-gets-in
 explanation/decisions
 explanation/limits
+explanation/performance
 ```
 """
 
