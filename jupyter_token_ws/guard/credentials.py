@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from typing import cast
 from urllib.parse import parse_qs, unquote_plus
 
 from tornado.httputil import HTTPServerRequest
@@ -63,6 +64,9 @@ def header_token(value: str) -> str | None:
 
 def carried_tokens(request: HTTPServerRequest, most: int = 4) -> list[str]:
     """Every token that a request still carries, wherever; ``most`` at most."""
+    headers, arguments = request.headers, request.query_arguments
+    if not ("Authorization" in headers or "Referer" in headers or "token" in arguments):
+        return []
     found = [header_token(line) for line in request.headers.get_list("Authorization")]
     found += [
         _cleaned(value.decode("utf-8", "replace"))
@@ -163,9 +167,19 @@ def shown(
     # Asked first: tornado's headers take their time over one that is not there.
     before = headers["Authorization"] if "Authorization" in headers else None  # noqa: SIM401
     hide_url = not keep_url_token and "token" in request.arguments
-    if authorization == before and not hide_url and (keep_cookies or "Cookie" not in headers):
-        yield  # nothing to change, as with most requests
-        return
+    if not hide_url and (keep_cookies or "Cookie" not in headers):
+        # As with most requests there is nothing to change, or one header to lend.
+        if authorization == before:
+            yield
+            return
+        if before is None:
+            headers["Authorization"] = cast("str", authorization)
+            try:
+                yield
+            finally:
+                if "Authorization" in headers:
+                    del headers["Authorization"]
+            return
     saved_headers = {
         name: headers.get_list(name) for name in ("Authorization", "Cookie") if name in headers
     }

@@ -154,6 +154,7 @@ class TokenWebSocketHandler(WebSocketHandler):
 class _Guarded(WebSocketHandler):
     """What is mixed in before a handler class."""
 
+    _token_ws_is_jupyter = False
     _token_ws_handshake: Handshake
     _token_ws_guard: Guard
 
@@ -173,23 +174,6 @@ class _Guarded(WebSocketHandler):
 
     # -- who is there ------------------------------------------------------------------------------
 
-    @property
-    def identity_provider(self) -> IdentityProvider:
-        """The server's provider, with the judge before it."""
-        provider = self.__dict__.get("_token_ws_provider")
-        if provider is None:
-            provider = cast("Any", super()).identity_provider
-            if not self._is_jupyter:
-                return cast("IdentityProvider", provider)  # whatever it means there
-            provider = JudgedProvider(provider, self._token_ws_judge, self)
-            self.__dict__["_token_ws_provider"] = provider
-        return cast("IdentityProvider", provider)
-
-    @identity_provider.setter
-    def identity_provider(self, value: Any) -> None:
-        # A handler of another framework may keep something of its own under this name.
-        self.__dict__["_token_ws_provider"] = value
-
     async def prepare(self) -> None:
         """Judge the credential at the moment the handler asks for the user; refuse what cannot be read."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
@@ -201,30 +185,20 @@ class _Guarded(WebSocketHandler):
             self._check_host_first()
             self._refuse(early, retry_after=RETRY_AFTER_DRAINING if early == "draining" else None)
             return
-        if not self._is_jupyter:
+        if not self._token_ws_is_jupyter:
             await self._judge_plain()
         result: Any = super().prepare()
         if result is not None:
             await result
         if handshake.offer.token is not None and not handshake.judged:
             # A handler with a `prepare` all of its own.
-            await cast("JudgedProvider", self.identity_provider).get_user(self)
+            await cast("Any", self).identity_provider.get_user(self)
         if handshake.stage is Stage.OPENING and isinstance(self, KernelWebsocketHandler):
             self._before_kernel()
 
-    @property
-    def _is_jupyter(self) -> bool:
-        return issubclass(type(self), JupyterHandler)
-
-    def check_host(self) -> bool:
-        """Upstream's check, remembered."""
-        allowed = bool(cast("Any", super()).check_host())
-        self._token_ws_handshake.host_refused = not allowed
-        return allowed
-
     def _check_host_first(self) -> None:
         """What is refused before the handler asks anything still comes after the Host check (C2.7)."""
-        if self._is_jupyter and not self.check_host():
+        if self._token_ws_is_jupyter and not cast("Any", self).check_host():
             self.current_user = cast("Any", self)._jupyter_current_user = None
             raise web.HTTPError(403)
 
@@ -574,7 +548,7 @@ class _Guarded(WebSocketHandler):
         handshake = self._token_ws_handshake
         self._stop_if_late()
         self._take_away()
-        if not self._is_jupyter:
+        if not self._token_ws_is_jupyter:
             remove_ours(self.request, handshake.ours)  # left for the handler to judge by
         return super().get_websocket_protocol()
 
@@ -680,6 +654,24 @@ class _Guarded(WebSocketHandler):
             manager.notify_disconnect(kernel_id)
 
 
+class _GuardedJupyter(_Guarded):
+    """Before a handler of Jupyter's, which is judged when it asks its identity provider."""
+
+    _token_ws_is_jupyter = True
+
+    @functools.cached_property
+    def identity_provider(self) -> IdentityProvider:
+        """The server's provider, with the judge before it."""
+        provider: IdentityProvider = cast("Any", super()).identity_provider
+        return cast("IdentityProvider", JudgedProvider(provider, self._token_ws_judge, self))
+
+    def check_host(self) -> bool:
+        """Upstream's check, remembered."""
+        allowed = bool(cast("Any", super()).check_host())
+        self._token_ws_handshake.host_refused = not allowed
+        return allowed
+
+
 def _check_cross_origin(request: HTTPServerRequest, check: Callable[[str], bool]) -> str | None:
     """What tornado before 6.6 does instead of its method of this name: what is wrong, or ``None``."""
     origin = request.headers.get("Origin") or request.headers.get("Sec-Websocket-Origin")
@@ -719,4 +711,5 @@ def _make_guarded(kind: Any) -> Any:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    return type(kind)(kind.__name__, (_Guarded, kind), namespace)
+    mixin = _GuardedJupyter if issubclass(kind, JupyterHandler) else _Guarded
+    return type(kind)(kind.__name__, (mixin, kind), namespace)

@@ -485,7 +485,8 @@ def undo_cookies(
                 del jar[name]
         for name, morsel in (cookies or {}).items():
             jar[name] = morsel
-    private._headers.pop("Set-Cookie", None)
+    if "Set-Cookie" in private._headers:
+        del private._headers["Set-Cookie"]
     for value in raw or ():
         private._headers.add("Set-Cookie", value)
 

@@ -764,3 +764,13 @@ async def test_C2_3_a_good_token_that_was_not_used_is_gone_wherever_it_stands(
     assert not sight.shows(TOKEN)
     assert sight.header("Authorization") == left_authorization
     assert sight.query == left_query
+
+
+def test_C2_3_a_header_that_was_lent_is_gone_also_where_the_judge_took_it_away():
+    request = request_for("/", {})
+    with credentials.shown(
+        request, authorization="token a", keep_url_token=False, keep_cookies=False
+    ):
+        assert request.headers["Authorization"] == "token a"
+        del request.headers["Authorization"]
+    assert "Authorization" not in request.headers
