@@ -34,10 +34,9 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     app.resolveOptionalService(ISettingRegistry),
     app.resolveOptionalService(ICommandPalette),
     // A module that not every frontend shares.
-    import('@jupyterlab/statusbar').then(
-      ({ IStatusBar }) => app.resolveOptionalService(IStatusBar),
-      () => null
-    )
+    import('@jupyterlab/statusbar')
+      .then(({ IStatusBar }) => app.resolveOptionalService(IStatusBar))
+      .catch(() => null)
   ]);
   const trans = (translator ?? nullTranslator).load('jupyter_token_ws');
   const labels = labelsOf(trans);
