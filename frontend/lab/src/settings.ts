@@ -46,10 +46,13 @@ export function ofPage({ baseUrl }: Pick<Settings, 'baseUrl'>): Capabilities | n
 
 /**
  * Whether the plugin has anything to do: the page's server has our part, or the page is of one server and
- * works with another, which can only be asked.
+ * works with another, which can only be asked. Frontends before JupyterLab 4.4 take no settings from anybody.
  */
 export function applies(): boolean {
   try {
+    if ((IServerSettings as unknown) === undefined) {
+      return false;
+    }
     const settings = ServerConnection.makeSettings();
     return ofPage(settings) !== null || !isHome(settings.baseUrl);
   } catch (error) {

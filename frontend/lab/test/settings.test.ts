@@ -118,6 +118,14 @@ describe('the capabilities of the page', () => {
     expect([ofPage({ baseUrl: 'https://elsewhere/ann/' }), applies()]).toEqual([null, true]);
   });
 
+  it('do not help in a frontend that takes no settings', async () => {
+    vi.resetModules();
+    vi.doMock('@jupyterlab/services', () => ({ IServerSettings: undefined, ServerConnection }));
+    const older = await import('../src/settings');
+    expect([applies(), older.applies()]).toEqual([true, false]);
+    vi.doUnmock('@jupyterlab/services');
+  });
+
   it('are not looked for where the page has no settings', () => {
     const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
     vi.spyOn(ServerConnection, 'makeSettings').mockImplementation(() => {
