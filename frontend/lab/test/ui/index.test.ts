@@ -216,6 +216,17 @@ it('opens the details by a click, once, with what can be done', async () => {
   expect(release).toHaveBeenCalledTimes(1);
 });
 
+it('has notifications fetched while there is a server, and shows none', async () => {
+  const { app, bus } = frontend();
+  const changes: unknown[] = [];
+  const note = (_: unknown, { type }: Notification.IChange): void => void changes.push(type);
+  await activate(app, bus);
+  Notification.manager.changed.connect(note);
+  await pass(10);
+  Notification.manager.changed.disconnect(note);
+  expect([changes, messages()]).toEqual([['removed'], []]);
+});
+
 it('does without what a frontend has not', async () => {
   const warning = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
   const { app, bus, services, items, fetched } = frontend();
