@@ -61,6 +61,8 @@ export interface ConnectionOptions {
 }
 
 const CAPABILITIES_PATH = 'api/token-ws/capabilities';
+/** Answers everybody, on every server, with the same CORS headers as the capabilities have. */
+const VERSION_PATH = 'api';
 /** Answers anybody who is signed in, and nobody else. */
 const WHO_AM_I_PATH = 'api/me';
 /** Milliseconds that a plain request may take. */
@@ -132,7 +134,7 @@ export class Connections {
    * @throws Error where nothing answers, or something else than a server.
    */
   capabilities(): Promise<Capabilities | null> {
-    this._asked ??= this._preflight('default').catch((error: unknown) => {
+    this._asked ??= this._ask().catch((error: unknown) => {
       this._asked = null;
       throw error;
     });
@@ -370,6 +372,34 @@ export class Connections {
     return admitted && found?.reasons ? 'websockets_blocked' : 'unknown';
   }
 
+  private async _ask(): Promise<Capabilities | null> {
+    try {
+      return await this._preflight('default');
+    } catch (error) {
+      if (await this._hidesThem()) {
+        return null;
+      }
+      throw error;
+    }
+  }
+
+  /**
+   * Whether the server has no capabilities although no 404 could be seen: it sends CORS headers with what it
+   * has, and none with errors, so that a page of another origin cannot read those. So something must
+   * answer there that may not be read, twice, where what every server has may be.
+   */
+  private async _hidesThem(): Promise<boolean> {
+    const mute = async (): Promise<boolean> => (await this._blind())?.type === 'opaque';
+    const has = async (path: string): Promise<boolean> => {
+      try {
+        return (await this._get(path, { cache: 'no-store', redirect: 'error' })).ok;
+      } catch {
+        return false;
+      }
+    };
+    return (await mute()) && (await has(VERSION_PATH)) && !(await has(CAPABILITIES_PATH)) && (await mute());
+  }
+
   /** The capabilities as they are now, `undefined` where nothing answers or something else. */
   private async _found(): Promise<Capabilities | null | undefined> {
     try {
@@ -397,17 +427,21 @@ export class Connections {
     return capabilities;
   }
 
-  /**
-   * Whether anything is there that answers. A page of another origin may not read what, and the browser
-   * does not say that this was the reason for an error.
-   */
+  /** Whether anything is there that answers. */
   private async _answers(): Promise<boolean> {
+    const response = await this._blind();
+    return response !== null && (response.type === 'opaque' || response.ok);
+  }
+
+  /**
+   * An answer that may not be one for this page to read, `null` where there is none. A page of another
+   * origin may not read what it was, and the browser does not say that this was the reason for an error.
+   */
+  private async _blind(): Promise<Response | null> {
     try {
-      const options = { mode: 'no-cors', credentials: 'omit', cache: 'no-store' } as const;
-      const response = await this._get(CAPABILITIES_PATH, options);
-      return response.type === 'opaque' || response.ok;
+      return await this._get(CAPABILITIES_PATH, { mode: 'no-cors', credentials: 'omit', cache: 'no-store' });
     } catch {
-      return false;
+      return null;
     }
   }
 

@@ -138,6 +138,37 @@ describe('capabilities', () => {
     expect(await made.capabilities()).toEqual(CAPABILITIES);
   });
 
+  /** What a page of another origin gets: errors for what has no CORS headers. */
+  function elsewhere(readable: (path: string, times: number) => boolean, answers = true): typeof fetch {
+    const times = new Map<string, number>();
+    return (address, init) => {
+      const path = new URL(String(address)).pathname.slice(1);
+      if (init?.mode === 'no-cors') {
+        const opaque = { type: 'opaque', ok: false } as Response;
+        return answers ? Promise.resolve(opaque) : Promise.reject(new TypeError('no route'));
+      }
+      times.set(path, (times.get(path) ?? 0) + 1);
+      const document = path === 'api' ? { version: '2' } : CAPABILITIES;
+      return readable(path, times.get(path) ?? 0)
+        ? Promise.resolve(Response.json(document))
+        : Promise.reject(new TypeError('CORS'));
+    };
+  }
+
+  it('are null where a page of another origin may not read the 404, but what every server has', async () => {
+    const made = connections({ baseUrl: 'http://elsewhere/', fetch: elsewhere(path => path === 'api') });
+    expect(await made.capabilities()).toBeNull();
+  });
+
+  it.each<[string, typeof fetch]>([
+    ['nothing may be read', elsewhere(() => false)],
+    ['nothing answers', elsewhere(path => path === 'api', false)],
+    ['they come the second time', elsewhere((path, times) => path === 'api' || times > 1)]
+  ])('C2.9 are not taken for absent where %s', async (_what, fetch) => {
+    const made = connections({ baseUrl: 'http://elsewhere/', fetch });
+    await expect(made.capabilities()).rejects.toThrow('CORS');
+  });
+
   it('decide what is declared; stock sockets without', () => {
     const made = connections();
     expect(made.declares('lsp/ws/py', { api_versions: [], sockets: ['lsp/ws/{name}'] })).toBe(true);

@@ -54,6 +54,7 @@ export class Switchboard implements Bus {
     this._serverSettings = serverSettings;
     this._connections = connections;
     this._allowTokenInUrl = null;
+    this._limit();
   }
 
   subscribe(listener: (event: ConnectionEvent) => void): () => void {
@@ -116,10 +117,15 @@ export class Switchboard implements Bus {
 
   set allowTokenInUrl(allowed: boolean) {
     this._allowTokenInUrl = allowed;
-    if (this._connections) {
-      this._connections.allowTokenInUrl = allowed;
-    }
+    this._limit();
     remember(this._serverSettings?.baseUrl ?? '', allowed);
+  }
+
+  /** Nowhere does a token go into an address where stock would not have put it there. */
+  private _limit(): void {
+    if (this._connections) {
+      this._connections.allowTokenInUrl = this.allowTokenInUrl && this._serverSettings?.appendToken === true;
+    }
   }
 }
 

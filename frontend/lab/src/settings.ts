@@ -15,7 +15,7 @@ import {
   type Capabilities,
   type ConnectionOptions
 } from 'jupyter-token-ws';
-import { bus, recall } from './bus.js';
+import { bus } from './bus.js';
 
 /** Under which name the server's pages carry its capabilities. */
 const PAGE_OPTION = 'tokenWebSocket';
@@ -46,10 +46,13 @@ export function ofPage({ baseUrl }: Pick<Settings, 'baseUrl'>): Capabilities | n
 
 /**
  * Whether the plugin has anything to do: the page's server has our part, or the page is of one server and
- * works with another, which can only be asked.
+ * works with another, which can only be asked. Frontends before JupyterLab 4.4 take no settings from anybody.
  */
 export function applies(): boolean {
   try {
+    if ((IServerSettings as unknown) === undefined) {
+      return false;
+    }
     const settings = ServerConnection.makeSettings();
     return ofPage(settings) !== null || !isHome(settings.baseUrl);
   } catch (error) {
@@ -67,10 +70,10 @@ export function makeSettings(replaced: Replaced = {}): Settings {
       baseUrl: stock.baseUrl,
       wsUrl: stock.wsUrl,
       token: () => settings.token,
-      // Where stock puts no token into the address it counts on the cookie.
-      cookies: !stock.appendToken,
+      // Where stock puts no token into the address it counts on the cookie. A page from elsewhere is told
+      // no reason for which its cookie was refused, so there the cookie comes second.
+      cookies: !stock.appendToken && isHome(stock.baseUrl),
       ...(capabilities && { capabilities }),
-      allowTokenInUrl: recall(stock.baseUrl),
       patient: true,
       onEvent: bus.publish,
       ...replaced

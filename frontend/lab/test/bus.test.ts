@@ -81,7 +81,11 @@ describe('events', () => {
 });
 
 describe('what was provided', () => {
-  const settings = ServerConnection.makeSettings({ baseUrl: 'http://host/ann/', wsUrl: 'ws://host/ann/' });
+  const settings = ServerConnection.makeSettings({
+    baseUrl: 'http://host/ann/',
+    wsUrl: 'ws://host/ann/',
+    appendToken: true
+  });
 
   it('is nothing at first', () => {
     const bus = new Switchboard();
@@ -110,6 +114,15 @@ describe('what was provided', () => {
       true,
       0
     ]);
+  });
+
+  it('puts no token where stock would put none', () => {
+    const connections = new Connections({ baseUrl: settings.baseUrl });
+    const bus = new Switchboard();
+    bus.provide({ ...settings, appendToken: false }, connections);
+    expect([bus.allowTokenInUrl, connections.allowTokenInUrl]).toEqual([true, false]);
+    bus.allowTokenInUrl = true;
+    expect(connections.allowTokenInUrl).toBe(false);
   });
 
   it('holds for this page where the browser remembers nothing', () => {

@@ -118,6 +118,14 @@ describe('the capabilities of the page', () => {
     expect([ofPage({ baseUrl: 'https://elsewhere/ann/' }), applies()]).toEqual([null, true]);
   });
 
+  it('do not help in a frontend that takes no settings', async () => {
+    vi.resetModules();
+    vi.doMock('@jupyterlab/services', () => ({ IServerSettings: undefined, ServerConnection }));
+    const older = await import('../src/settings');
+    expect([applies(), older.applies()]).toEqual([true, false]);
+    vi.doUnmock('@jupyterlab/services');
+  });
+
   it('are not looked for where the page has no settings', () => {
     const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
     vi.spyOn(ServerConnection, 'makeSettings').mockImplementation(() => {
@@ -171,26 +179,39 @@ describe('sockets', () => {
     expect(Native.made[0]?.protocols).toContain('v1.token.websocket.jupyter.org.other');
   });
 
-  it("of a server elsewhere without the extension are stock's, unless the user forbade that", async () => {
-    page({ baseUrl: 'https://elsewhere/', token: 'secret' });
-    vi.spyOn(console, 'warn').mockImplementation(() => undefined);
-    for (const allowed of [true, false]) {
-      bus.allowTokenInUrl = allowed;
-      const made = settings(() => Promise.resolve(new Response('', { status: 404 })));
-      const before = Native.made.length;
-      expect(made.appendToken).toBe(false);
-      page({ appendToken: 'true' });
-      new (settings(() => Promise.resolve(new Response('', { status: 404 }))).WebSocket)(
-        'wss://elsewhere/api/events/subscribe?token=secret'
-      );
-      await vi.waitUntil(() => Native.made.length > before);
-      expect(Native.made[before]?.address).toBe(
-        `wss://elsewhere/api/events/subscribe${allowed ? '?token=secret' : ''}`
-      );
-      page({ appendToken: '' });
-    }
-    bus.allowTokenInUrl = true;
+  it.each([
+    ['elsewhere, with the token', { token: 'secret' }, [...TOKENS, REASON]],
+    ['elsewhere, without one', { token: '' }, [REASON]]
+  ])('of a server %s', async (_what, options, protocols) => {
+    page({ baseUrl: 'https://elsewhere/', ...options });
+    const made = settings(() =>
+      Promise.resolve(Response.json({ ...CAPABILITIES, base_url: 'https://elsewhere/' }))
+    );
+    new made.WebSocket('wss://elsewhere/lsp/ws/x');
+    await vi.waitUntil(() => Native.made.length > 0);
+    expect(Native.made[0]?.protocols).toEqual(protocols);
   });
+
+  it.each([
+    ['stock puts it there', 'true', true, '?token=secret'],
+    ['the user forbade that', 'true', false, ''],
+    ['stock does not', 'false', true, '']
+  ])(
+    'of a server elsewhere without the extension have the token in the address: %s',
+    async (_what, appendToken, allowed, query) => {
+      page({ baseUrl: 'https://elsewhere/', token: 'secret', appendToken });
+      vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+      const made = settings(() => Promise.resolve(new Response('', { status: 404 })));
+      bus.allowTokenInUrl = allowed;
+      new made.WebSocket(`wss://elsewhere/api/events/subscribe${made.appendToken ? '?token=secret' : ''}`);
+      await vi.waitUntil(() => Native.made.length > 0);
+      expect([Native.made[0]?.address, Native.made[0]?.protocols]).toEqual([
+        `wss://elsewhere/api/events/subscribe${query}`,
+        []
+      ]);
+      bus.allowTokenInUrl = true;
+    }
+  );
 });
 
 describe('the plugin', () => {

@@ -89,11 +89,10 @@ export class StatusItem {
     if (before !== view.word) {
       this._button.dataset.state = view.word;
       this._drawIcon(this._icon, view.word);
+      // How it is at first is no news.
+      this._spoken.textContent = before === undefined ? '' : label;
     }
-    write(this._text, view.word === 'connected' ? both : word);
-    if (before !== undefined) {
-      write(this._spoken, label);
-    }
+    this._text.textContent = view.word === 'connected' ? both : word;
     const full = `${connection}: ${both}`;
     this._button.setAttribute('aria-label', full);
     this._button.title = `${full}\n${details}`;
@@ -163,11 +162,4 @@ function element(tag: 'span' | 'div', className: string): HTMLElement {
   const made = document.createElement(tag);
   made.className = className;
   return made;
-}
-
-/** Writes only what changed: what did not is not announced again. */
-function write(node: HTMLElement, text: string): void {
-  if (node.textContent !== text) {
-    node.textContent = text;
-  }
 }

@@ -21,7 +21,7 @@ const ID = 'jupyter_token_ws:ui';
 const SHOW_DETAILS = 'jupyter-token-ws:details';
 /** Where a page may have documents. Not every shell knows every area. */
 const AREAS = ['main', 'left', 'right', 'down'];
-/** Milliseconds after which the page is busy no longer with starting: the round trip can be measured. */
+/** Milliseconds after which the page is busy no longer with starting: what can wait is done then. */
 const SETTLED = 5_000;
 
 export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
@@ -34,10 +34,9 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     app.resolveOptionalService(ISettingRegistry),
     app.resolveOptionalService(ICommandPalette),
     // A module that not every frontend shares.
-    import('@jupyterlab/statusbar').then(
-      ({ IStatusBar }) => app.resolveOptionalService(IStatusBar),
-      () => null
-    )
+    import('@jupyterlab/statusbar')
+      .then(({ IStatusBar }) => app.resolveOptionalService(IStatusBar))
+      .catch(() => null)
   ]);
   const trans = (translator ?? nullTranslator).load('jupyter_token_ws');
   const labels = labelsOf(trans);
@@ -116,11 +115,25 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     const item = new StatusItem(labels, drawIcon, () => void app.commands.execute(SHOW_DETAILS));
     statusBar.registerStatusItem(ID, { item: new Widget({ node: item.node }), align: 'left', rank: 50 });
     addViewer(shown => item.show(shown));
-    setTimeout(() => void controller.measure(), SETTLED);
   }
+  setTimeout(() => {
+    void controller.measure();
+    fetchToasts();
+  }, SETTLED);
 
   await follow(registry, bus, controller);
   bus.subscribe(controller.onEvent);
+}
+
+/**
+ * JupyterLab fetches what shows notifications from the server with the first of them, and never again if that
+ * fails: then nobody would ever be told that the server is down, nor anything after that. So have it fetched
+ * in time, by the only thing that does so without showing anything: the word that a notification is gone.
+ */
+function fetchToasts(): void {
+  const { changed } = Notification.manager as { readonly changed: { emit?(change: unknown): void } };
+  const notification = { id: ID, message: '', type: 'default', options: {} };
+  changed.emit?.({ type: 'removed', notification });
 }
 
 /** Do as the settings say, now and whenever they change. Without settings the defaults hold. */
