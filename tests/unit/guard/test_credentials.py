@@ -611,6 +611,38 @@ def test_C2_3_uri_without_a_token_is_not_touched():
         assert request.uri == uri
 
 
+def test_C2_3_a_question_mark_in_a_parameter_belongs_to_it():
+    request = request_for("/p?token=a&next=/x?b=1", {"Referer": f"{PAGE}?token=a&next=/x?b=1"})
+    assert credentials.carried_tokens(request) == ["a"]
+    credentials.remove_ours(request, "a")
+    assert request.uri == "/p?next=/x?b=1"
+    assert request.headers["Referer"] == f"{PAGE}?next=/x?b=1"
+
+
+def test_C2_3_an_address_in_the_referer_that_goes_on_after_the_token_is_gone():
+    request = request_for("/p", {"Referer": f"{PAGE}?next=/x?token=a;b=1&c"})
+    credentials.remove_from_referer(request, "a")
+    assert request.headers["Referer"] == f"{PAGE}?c"
+
+
+@pytest.mark.parametrize("known_to", ["arguments", "query_arguments"])
+def test_C2_3_token_that_somebody_took_out_of_some_arguments_is_taken_out_of_all(known_to):
+    request = request_for("/p?token=a&b=1")
+    for name in {"arguments", "query_arguments"} - {known_to}:
+        setattr(request, name, {"b": [b"1"]})
+    credentials.remove_url_token(request, "a")
+    assert request.uri == "/p?b=1"
+    assert request.arguments == request.query_arguments == {"b": [b"1"]}
+
+
+def test_C2_3_url_token_that_is_no_text_is_no_obstacle():
+    request = request_for("/p?token=%ff&token=a")
+    assert credentials.carried_tokens(request) == ["\ufffd", "a"]
+    credentials.remove_url_token(request, "a")
+    assert request.uri == "/p?token=%ff"
+    assert request.arguments["token"] == [b"\xff"]
+
+
 def test_C2_2_shown_hides_cookies_that_were_parsed_before():
     request = request_for("/p?token=a", {"Cookie": "a=1", "Authorization": "Basic x"})
     first = request.cookies
