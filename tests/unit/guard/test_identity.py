@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from jupyter_server.auth.authorizer import Authorizer
@@ -25,7 +25,9 @@ from jupyter_token_ws.guard.credentials import CredentialSource
 from jupyter_token_ws.guard.identity import (
     DetachedHandler,
     JudgedProvider,
+    _says_nobody,
     ask,
+    auth_enabled,
     detach,
     names_users,
     undo_cookies,
@@ -919,6 +921,24 @@ async def test_C2_2_detached_handler_has_one_credential_only(door, here):
     assert request.arguments["a"] == [b"1"]
 
 
+async def test_C2_2_detached_handler_is_for_the_same_request_on_the_same_connection(door, here):
+    async with await door.knock("here?a=1", ["own"], {"Authorization": f"token {TOKEN}"}) as socket:
+        assert socket.status == 101
+    request: Any = here.handlers[-1].request
+    copy: Any = detach(here.handlers[-1], None).request
+    assert (copy.method, copy.uri, copy.version) == ("GET", f"{door.base}here?a=1", "HTTP/1.1")
+    assert copy.connection.context is request.connection.context is not None
+    assert copy.server_connection is request.server_connection is not None
+    request.method, request.version = "HEAD", "HTTP/1.0"
+    copy = detach(here.handlers[-1], None).request
+    assert (copy.method, copy.version) == ("HEAD", "HTTP/1.0")
+    # A request that was made by hand need not have everything.
+    request.method = request.uri = None
+    request.connection = None
+    copy = detach(here.handlers[-1], None).request
+    assert (copy.method, copy.uri, copy.connection.context) == ("GET", "/", None)
+
+
 async def test_C2_3_detached_handler_may_keep_the_url_token(door, here):
     original = None
 
@@ -994,6 +1014,20 @@ async def test_ask_sets_what_upstream_reads(door, here):
     assert user is handler.current_user is handler._jupyter_current_user
 
 
+async def test_C2_2_the_way_of_old_need_not_be_a_method(door, here):
+    async with await door.knock("here", GOOD) as socket:
+        assert socket.status == 101
+    handler = here.handlers[-1]
+    handler.get_current_user = lambda: "ann of old"
+    user = await ask(IdentityProvider(parent=door.app), handler)
+    assert user is not None
+    assert user.username == "ann of old"
+    # What belongs to no module upstream takes for its own.
+    handler.get_current_user = eval("lambda: 'nobody'", {"__name__": "gone"})
+    user = await ask(IdentityProvider(parent=door.app), handler)
+    assert user is None or user.username != "nobody"
+
+
 async def test_C2_2_user_of_the_second_judgement_is_the_handlers_user(door):
     """Not the cookie's: here the two are different people."""
 
@@ -1017,3 +1051,84 @@ async def test_C2_2_user_of_the_second_judgement_is_the_handlers_user(door):
     assert handler._jupyter_current_user.username == USER
     assert Here.at("open").info.principal == f"user:{USER}"
     assert Here.at("open").info.source is CredentialSource.SUBPROTOCOL
+
+
+class NamesOpenly(IdentityProvider):
+    """Asks for nothing, and knows everybody's name all the same."""
+
+    auth_enabled = False
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        return User(handler.get_argument("name"))
+
+
+@pytest.mark.parametrize("provider_class", [NamesOpenly])
+async def test_C2_8_principal_is_the_user_also_where_authentication_is_off(door, here):
+    async with await door.knock("here?name=ann", GOOD) as socket:
+        assert socket.status == 101
+    info = here.at("open").info
+    assert (info.source, info.principal) == (CredentialSource.NONE, "user:ann")
+
+
+@pytest.mark.parametrize("kind", [OFF], ids=str)
+async def test_C2_8_where_authentication_is_off_there_is_no_credential(door, here):
+    for offer in (["own"], GOOD):
+        async with await door.knock("here", offer, {"Cookie": "a=1"}) as socket:
+            assert socket.status == 101
+        info = here.at("open").info
+        assert (info.source, info.principal) == (CredentialSource.NONE, "credential:")
+
+
+async def test_C2_5_a_login_cookie_that_would_be_dropped_is_not_even_signed(door):
+    signed: list[str] = []
+
+    class Here(Protected):
+        """For this server."""
+
+        def set_secure_cookie(self, name: str, *args: Any, **kwargs: Any) -> None:
+            signed.append(name)
+
+        set_signed_cookie = set_secure_cookie
+
+    door.add("here", Here)
+    for path, offer in (("here", GOOD), (f"here?token={TOKEN}", ["own"])):
+        async with await door.knock(path, offer) as socket:
+            assert socket.status == 101
+    assert signed == []
+
+
+@pytest.mark.parametrize(
+    ("error", "nobody"),
+    [
+        (web.HTTPError(401), True),
+        (web.HTTPError(403), True),
+        (web.HTTPError(404), False),
+        (web.HTTPError(502), False),
+        (Refused("token_expired"), False),
+    ],
+    ids=str,
+)
+def test_C2_2_which_errors_of_a_provider_mean_nobody(error, nobody):
+    assert _says_nobody(error) is nobody
+
+
+def test_C2_2_provider_that_does_not_say_asks_for_credentials():
+    assert auth_enabled(cast("IdentityProvider", object()))
+    assert not auth_enabled(NamesOpenly())
+
+
+async def test_C2_2_stock_provider_is_asked_once_where_the_token_stands_alone(
+    door, here, monkeypatch
+):
+    asked: list[str] = []
+    stock = PasswordIdentityProvider.get_token
+
+    def get_token(self: Any, handler: web.RequestHandler) -> str | None:
+        asked.append(type(handler).__name__)
+        return stock(self, handler)
+
+    monkeypatch.setattr(PasswordIdentityProvider, "get_token", get_token)
+    for cookie, again in (({}, False), ({"Cookie": "a=1"}, True)):
+        asked.clear()
+        assert (await door.refused("here", WRONG, cookie)).slug == "token_rejected"
+        assert ("DetachedHandler" in asked) is again
