@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast
@@ -61,6 +62,7 @@ from tests.support.providers import (
     session_user,
 )
 from tests.support.recording import OpenToAll, Protected, request_for
+from tests.support.waiting import auntil
 from tests.unit.guard.conftest import EXTENSIONS
 
 pytestmark = [
@@ -202,11 +204,20 @@ class Brittle(IdentityProvider):
 
 
 @pytest.mark.parametrize("provider_class", [Brittle])
-async def test_C2_1_provider_that_fails_on_other_requests_does_not_refuse_this_one(door, here):
+async def test_C2_1_provider_that_fails_on_other_requests_does_not_refuse_this_one(
+    door, here, caplog
+):
+    caplog.set_level(logging.DEBUG, "jupyter_token_ws")
     headers = {"X-Remote-User": USER, "Cookie": "a=1", "Authorization": f"token {TOKEN}"}
     async with await door.knock("here", ["own"], headers) as socket:
         assert socket.status == 101
     assert source(here) == "cookie"
+    asked = [line for line in caplog.messages if line.startswith("Asked for a")]
+    assert {line.partition(":")[0] for line in asked} == {
+        "Asked for a credential's owner",
+        "Asked for a token's owner",
+    }
+    assert all("KeyError" in line for line in asked)
     # One that fails on the very question is an error, as it is upstream.
     assert (await door.refused("here", [REASON_MARKER])).slug == "internal_error"
     assert (await door.refused("here", GOOD, headers)).slug == "internal_error"
@@ -290,6 +301,11 @@ async def test_C2_2_C2_8_guests_are_welcome_with_any_token_but_are_guests(door, 
         info = here.at("open").info
         assert (info.user.username, info.source.value) == (name, came)
         assert info.principal == f"user:{name}"
+    # Who is let in with anything and with nothing says nothing of a token.
+    referer = f"http://h/lab?token={BAD}"
+    async with await door.knock("here", ["own"], {"Referer": referer}) as socket:
+        assert socket.status == 101
+    assert here.at("open").header("Referer") == [referer]
 
 
 class Several(FlagProvider):
@@ -347,6 +363,20 @@ async def test_C2_1_token_that_came_by_a_way_of_the_providers_own(door, here):
         assert (socket.status, socket.set_cookies) == (101, [])
     assert source(here) == "ambient"
     assert here.at("open").info.principal == f"user:{USER}"
+
+
+@pytest.mark.parametrize("provider_class", [Keyed])
+async def test_C2_5_token_by_a_way_of_the_providers_own_leaves_the_handlers_cookies(door):
+    class Here(Protected):
+        """For this server."""
+
+        async def prepare(self) -> None:  # type: ignore[override]
+            self.set_cookie("own", "1")
+            await super().prepare()
+
+    door.add("here", Here)
+    async with await door.knock("here", ["own"], {"X-Api-Key": TOKEN}) as socket:
+        assert (socket.status, socket.set_cookies) == (101, ["own=1; Path=/"])
 
 
 class Basic(IdentityProvider):
@@ -1120,15 +1150,62 @@ def test_C2_2_provider_that_does_not_say_asks_for_credentials():
 async def test_C2_2_stock_provider_is_asked_once_where_the_token_stands_alone(
     door, here, monkeypatch
 ):
-    asked: list[str] = []
+    asked: set[web.RequestHandler] = set()
     stock = PasswordIdentityProvider.get_token
 
     def get_token(self: Any, handler: web.RequestHandler) -> str | None:
-        asked.append(type(handler).__name__)
+        asked.add(handler)
         return stock(self, handler)
 
     monkeypatch.setattr(PasswordIdentityProvider, "get_token", get_token)
-    for cookie, again in (({}, False), ({"Cookie": "a=1"}, True)):
+    for cookie, times in (({}, 1), ({"Cookie": "a=1"}, 2)):
         asked.clear()
         assert (await door.refused("here", WRONG, cookie)).slug == "token_rejected"
-        assert ("DetachedHandler" in asked) is again
+        assert len(asked) == times
+
+
+@pytest.mark.parametrize("kind", [FLAG], ids=str)
+async def test_C2_8_credential_in_the_registry_is_a_digest_of_the_one_that_was_taken(door, here):
+    by_header = {"Authorization": f"token {TOKEN}", "Cookie": "a=1"}
+    for path, offer, headers, credential in (
+        ("here", GOOD, {}, TOKEN),
+        (f"here?token={TOKEN}", ["own"], {}, TOKEN),
+        ("here", ["own"], by_header, TOKEN),
+        ("here", ["own"], {"Cookie": SESSION}, SESSION),
+    ):
+        async with await door.knock(path, offer, headers) as socket:
+            assert socket.status == 101
+            await auntil(lambda: len(door.guard.registry) == 1, "it is not listed")
+            entry = next(iter(door.guard.registry))
+            assert entry.credential == door.guard.digest(credential)
+        await door.settled()
+
+
+@pytest.mark.parametrize("kind", [HEADER], ids=str)
+async def test_C2_8_who_showed_no_credential_has_none_in_the_registry(door, here):
+    async with await door.knock("here", ["own"], {"X-Remote-User": USER}) as socket:
+        assert socket.status == 101
+        await auntil(lambda: len(door.guard.registry) == 1, "it is not listed")
+        assert next(iter(door.guard.registry)).credential == ""
+
+
+async def test_C2_4_C2_3_good_token_in_an_url_that_may_have_none_is_gone_from_an_open_socket(door):
+    class Here(OpenToAll):
+        """For this server."""
+
+    door.add("here", Here)
+    door.guard.options = type(door.guard.options)(allow_token_in_url=False)
+    async with await door.knock(f"here?token={TOKEN}&a=1", ["own"]) as socket:
+        assert socket.status == 101
+    assert Here.at("open").info.source is CredentialSource.NONE
+    assert not Here.at("open").shows(TOKEN)
+    assert Here.at("open").query == "a=1"
+
+
+@pytest.mark.parametrize("kind", [BEARER], ids=str)
+async def test_C3_4_good_token_that_the_provider_does_not_call_one_is_not_wrong_across_origins(
+    door, here
+):
+    headers = {"Origin": EVIL, "Authorization": f"Bearer {TOKEN}"}
+    answer = await door.refused("here", ["own", REASON_MARKER], headers)
+    assert (answer.status, answer.body) == (403, b"Cross origin websockets not allowed")
