@@ -1209,3 +1209,29 @@ async def test_C3_4_good_token_that_the_provider_does_not_call_one_is_not_wrong_
     headers = {"Origin": EVIL, "Authorization": f"Bearer {TOKEN}"}
     answer = await door.refused("here", ["own", REASON_MARKER], headers)
     assert (answer.status, answer.body) == (403, b"Cross origin websockets not allowed")
+
+
+class CookiesElsewhere(IdentityProvider):
+    """Looks cookies up somewhere, which takes time."""
+
+    async def get_user_cookie(self, handler: web.RequestHandler) -> User | None:
+        return session_user(handler)
+
+
+@pytest.mark.parametrize("provider_class", [CookiesElsewhere])
+async def test_C2_8_user_whom_a_cookie_names_may_take_time_to_find(door, here):
+    async with await door.knock("here", ["own"], {"Cookie": SESSION}) as socket:
+        assert socket.status == 101
+    assert here.at("open").info.principal == f"user:{USER}"
+
+
+@pytest.mark.parametrize("kind", [OFF], ids=str)
+async def test_C2_7_where_authentication_is_off_the_provider_says_whether_it_was_by_token(
+    door, here
+):
+    async with await door.knock("here", GOOD) as socket:
+        assert socket.status == 101
+    handler = here.handlers[-1]
+    assert not handler.token_authenticated
+    handler._token_authenticated = True
+    assert handler.token_authenticated
