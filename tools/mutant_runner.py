@@ -53,8 +53,9 @@ NOTICED_BY = PLACE / "noticed-by.json"
 UNNOTICED, NOTICED, NO_TESTS, SKIPPED, BROKEN, HUNG = 0, 1, 33, 34, 35, -signal.SIGXCPU
 """Outcomes, in mutmut's numbers. ``BROKEN``: not the test failed but what runs it."""
 
-TEST_TIMEOUT = 30
-"""Seconds for one test, by the clock and of computing. A change may make a test wait for ever."""
+TEST_TIMEOUT = 5
+"""Seconds for one test besides ten times what it takes, by the clock and of computing. A change may
+make a test wait for ever, and those that wait for something wait long."""
 
 
 @dataclass
@@ -99,13 +100,21 @@ class Experience:
         function, module = function_of(mutant), module_of(mutant)
         own = f"test_{module.rpartition('.')[2]}.py::"
 
-        def rank(test: str) -> tuple[int, float]:
-            cost = tests[test].seconds / (1 + self._by_module[module, test])
-            return -self._by_function[function, test], cost if own in test else 4 * cost
+        def cost(test: str) -> float:
+            seconds = tests[test].seconds / (1 + self._by_module[module, test])
+            return seconds if own in test else 4 * seconds
 
+        # One of each kind before the second of any: what a test is run with matters less than what
+        # it does.
+        rank: dict[str, tuple[int, int]] = {}
+        kinds: Counter[str] = Counter()
+        for test in sorted((t for t in tests if function in tests[t].functions), key=cost):
+            kind = test.partition("[")[0]
+            rank[test] = -self._by_function[function, test], kinds[kind]
+            kinds[kind] += 1
         chosen: list[str] = []
         spent = 0.0
-        for test in sorted((t for t in tests if function in tests[t].functions), key=rank):
+        for test in sorted(rank, key=rank.__getitem__):
             if chosen and spent + tests[test].seconds > patience:
                 break
             chosen.append(test)
@@ -143,10 +152,9 @@ def outcomes() -> dict[str, SourceFileMutationData]:
 def _pytest(arguments: Sequence[str], plugin: object) -> int:
     """Run pytest on the changed copy; what it prints is shown if it fails."""
     printed = io.StringIO()
-    own = [f"--override-ini=timeout={TEST_TIMEOUT}", "--rootdir=."]
     with change_cwd(PLACE), redirect_stdout(printed), redirect_stderr(printed):
         status = int(
-            pytest.main([*own, *config().pytest_add_cli_args, *arguments], plugins=[plugin])
+            pytest.main(["--rootdir=.", *config().pytest_add_cli_args, *arguments], [plugin])
         )
     if status != 0:
         print(printed.getvalue())
@@ -313,7 +321,7 @@ class Loop:
         return child.mutant, HUNG if outcome == -signal.SIGKILL else outcome, test
 
     def _start(self, mutant: str, tests: Sequence[str]) -> _Child:
-        allowed = 4 * (sum(self.tests[test].seconds for test in tests) + TEST_TIMEOUT)
+        allowed = 10 * sum(self.tests[test].seconds for test in tests) + 20 * TEST_TIMEOUT
         end, pipe = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -333,8 +341,10 @@ class Loop:
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
         items = [self._items[test] for test in tests]
         for item, following in zip(items, [*items[1:], None], strict=True):
-            spent = int(time.process_time()) + 1
-            resource.setrlimit(resource.RLIMIT_CPU, (spent + TEST_TIMEOUT, most))
+            allowed = TEST_TIMEOUT + 10 * self.tests[item.nodeid].seconds
+            item.add_marker(pytest.mark.timeout(allowed), append=False)
+            computed = int(time.process_time() + allowed) + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (computed, most))
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
             if self._failed:
                 os.write(pipe, item.nodeid.encode())
