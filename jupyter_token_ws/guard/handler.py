@@ -83,9 +83,9 @@ class SocketInfo:
 
 def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
     """How the client of a websocket handler came in; ``None`` where the guard does not stand before it."""
-    handshake: Handshake | None = getattr(handler, "_token_ws_handshake", None)
-    if handshake is None or not isinstance(handler, _Guarded):
+    if not isinstance(handler, _Guarded):
         return None
+    handshake = handler._token_ws_handshake
     handler._settle_late()
     return SocketInfo(
         handshake.source,
