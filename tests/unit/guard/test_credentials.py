@@ -533,6 +533,32 @@ async def test_C2_3_open_plain_handler_does_not_get_the_servers_token(door, in_u
         assert (sight.info.user is not None) is taken
 
 
+async def test_C2_3_C2_8_plain_handler_does_not_get_its_token_twice(door, plain):
+    """The page's address may carry the very token that its script sends."""
+    headers = {"Referer": f"{PAGE}?token={TOKEN}&a=1"}
+    async with await door.knock(f"plain?token={TOKEN}&a=1", OFFER, headers) as socket:
+        assert socket.status == 101
+    sight = plain.at("open")
+    assert not sight.shows(TOKEN)
+    assert (sight.query, sight.header("Referer")) == ("a=1", [f"{PAGE}?a=1"])
+    assert sight.info.principal == f"user:{USER}"
+
+
+async def test_C2_2_wrong_subprotocol_token_of_a_plain_handler_is_named_before_the_urls(
+    door, plain
+):
+    door.guard.options = type(door.guard.options)(allow_token_in_url=False)
+    wrong = [MARKER, bearing(BAD), REASON_MARKER]
+    assert (await door.refused(f"plain?token={BAD}", wrong)).slug == "token_rejected"
+    assert (await door.refused(f"plain?token={BAD}", [REASON_MARKER])).slug == "url_token_refused"
+
+
+async def test_C3_4_wrong_token_for_a_plain_handler_is_told_across_origins(door, plain):
+    headers = {"Authorization": f"Bearer {BAD}", "Origin": "https://evil.example"}
+    answer = await door.refused("plain?how=raise", [REASON_MARKER], headers)
+    assert answer.slug == "token_rejected"
+
+
 # --- the parts ------------------------------------------------------------------------------------
 
 
