@@ -258,7 +258,7 @@ class Loop:
     children: int
     works: bool = False
     _items: dict[str, pytest.Item] = field(default_factory=dict)
-    _failed: bool = False
+    _pipe: int | None = None
 
     def pytest_configure(self) -> None:
         """Take the first example that fails: it need not be made small."""
@@ -269,8 +269,10 @@ class Loop:
         settings.load_profile("mutation")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember a failure, of set-up and end too."""
-        self._failed = self._failed or report.failed
+        """One failure is enough; in a process that tries a mutant, which may never end by itself."""
+        if report.failed and self._pipe is not None:
+            os.write(self._pipe, report.nodeid.encode())
+            os._exit(NOTICED)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of pytest's loop."""
@@ -327,13 +329,14 @@ class Loop:
         if pid == 0:
             outcome = BROKEN
             try:
-                outcome = self._try_one(mutant, tests, pipe)
+                self._pipe = pipe
+                outcome = self._try_one(mutant, tests)
             finally:
                 os._exit(outcome)
         os.close(pipe)
         return _Child(mutant, pid, end, time.monotonic() + allowed)
 
-    def _try_one(self, mutant: str, tests: Sequence[str], pipe: int) -> int:
+    def _try_one(self, mutant: str, tests: Sequence[str]) -> int:
         set_mutant_under_test(mutant)
         for standard in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), standard)
@@ -346,9 +349,6 @@ class Loop:
             computed = int(time.process_time() + allowed) + 1
             resource.setrlimit(resource.RLIMIT_CPU, (computed, most))
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-            if self._failed:
-                os.write(pipe, item.nodeid.encode())
-                return NOTICED
         return UNNOTICED
 
 
