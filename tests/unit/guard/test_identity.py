@@ -308,6 +308,25 @@ async def test_C2_2_C2_8_guests_are_welcome_with_any_token_but_are_guests(door, 
     assert here.at("open").header("Referer") == [referer]
 
 
+class GuestsUnsaid(IdentityProvider):
+    """Everybody is somebody, and nobody is said to have come by token."""
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        if self.get_token(handler) == TOKEN:
+            return User(USER)
+        return session_user(handler) or User("guest")
+
+
+@pytest.mark.parametrize("provider_class", [GuestsUnsaid])
+@pytest.mark.parametrize("headers", [{"Cookie": SESSION}, {"Cookie": "a=1"}])
+async def test_C2_3_token_is_good_if_it_makes_a_guest_somebody(door, here, headers):
+    for token, left in ((TOKEN, "http://h/lab"), (BAD, f"http://h/lab?token={BAD}")):
+        referer = {"Referer": f"http://h/lab?token={token}"}
+        async with await door.knock("here", ["own"], {**headers, **referer}) as socket:
+            assert socket.status == 101
+        assert here.at("open").header("Referer") == [left]
+
+
 class Several(FlagProvider):
     """Has given out more tokens than one, and prefers a session to them."""
 
@@ -472,10 +491,15 @@ async def test_C2_2_override_of_get_current_user_judges_alone(door, handler):
         assert info.source.value == ("ambient" if handler is OldKeeping else came)
         assert (info.user.username, info.principal) == (USER, f"user:{USER}")
     if handler is not OldKeeping:  # which was asked with the scheme `token` first
-        async with await door.knock("here", GOOD, {"Cookie": "session=of-nobody"}) as socket:
-            assert socket.status == 101
-        assert Here.at("open").info.principal == f"user:{USER}"
-        assert not any(sight.shows(TOKEN) for sight in Here.sights[-3:])
+        for headers in ({"Cookie": "session=of-nobody"}, {}):
+            async with await door.knock("here", GOOD, headers) as socket:
+                assert socket.status == 101
+            assert Here.at("open").info.principal == f"user:{USER}"
+            assert not any(sight.shows(TOKEN) for sight in Here.sights[-3:])
+        # It does not say that it was by token, so where the page is from is asked as by header.
+        for offer, headers in ((GOOD, {}), (["own", REASON_MARKER], bearer)):
+            answer = await door.refused("here", offer, {**headers, "Origin": EVIL})
+            assert (answer.status, answer.body) == (403, b"Cross origin websockets not allowed")
     for cookie in (SESSION, "session=of-nobody"):
         answer = await door.refused("here", WRONG, {"Cookie": cookie})
         assert answer.slug == "token_rejected"
@@ -549,6 +573,21 @@ async def test_C2_5_cookies_of_the_handlers_own_stay(door):
                 "own",
                 "raw",
             ]
+
+
+@pytest.mark.parametrize("offer", [GOOD, ["own"]])
+async def test_C2_5_login_cookies_that_a_handler_sets_itself_stay(door, offer):
+    class Here(Protected):
+        """For this server."""
+
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            self.set_secure_cookie("own", "1")
+            await super().get(*args, **kwargs)
+
+    door.add("here", Here)
+    headers = {} if offer is GOOD else {"Authorization": f"token {TOKEN}"}
+    async with await door.knock("here", offer, headers) as socket:
+        assert [cookie.partition("=")[0] for cookie in socket.set_cookies] == ["own"]
 
 
 SIGNING = [n for n in ("set_secure_cookie", "set_signed_cookie") if hasattr(web.RequestHandler, n)]
