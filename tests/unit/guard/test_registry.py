@@ -148,6 +148,17 @@ async def test_waiting_until_nobody_is_left():
 # --- on a server ----------------------------------------------------------------------------------
 
 
+async def test_what_is_noted_of_a_socket(door):
+    async with await door.knock(EVENTS, [MARKER, bearing(door.token)]) as socket:
+        await auntil(lambda: len(door.guard.registry) == 1, "it is not listed")
+        (entry,) = door.guard.registry
+        assert (entry.path, entry.remote_ip) == (f"{door.base}{EVENTS}", "127.0.0.1")
+        assert (entry.source, entry.opted_in) == (CredentialSource.SUBPROTOCOL, True)
+        assert (entry.kernel, entry.carrier) == (None, "websocket")
+        assert entry.stream is entry.handler.ws_connection.stream
+        assert entry.stream.socket.getpeername() == socket.writer.get_extra_info("sockname")
+
+
 class Echo(Socket):
     """Ends in whatever way it is told to."""
 
