@@ -121,9 +121,9 @@ def remove_from_referer(request: HTTPServerRequest, token: str) -> None:
     """Take a token out of the ``Referer``, where the page's own address carried it."""
     if "Referer" not in request.headers:
         return
-    page, mark, query = request.headers["Referer"].partition("?")
+    page, _, query = request.headers["Referer"].partition("?")
     kept = [part for part in query.split("&") if not _carries(part, token)]
-    if mark and "&".join(kept) != query:
+    if "&".join(kept) != query:
         request.headers["Referer"] = f"{page}?{'&'.join(kept)}" if kept else page
 
 

@@ -82,9 +82,9 @@ class SocketInfo:
 
 def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
     """How the client of a websocket handler came in; ``None`` where the guard does not stand before it."""
-    handshake: Handshake | None = getattr(handler, "_token_ws_handshake", None)
-    if handshake is None or not isinstance(handler, _Guarded):
+    if not isinstance(handler, _Guarded):
         return None
+    handshake = handler._token_ws_handshake
     handler._settle_late()
     return SocketInfo(
         handshake.source,
@@ -281,7 +281,7 @@ class _Guarded(WebSocketHandler):
         if self._origin_allowed():
             self._claim_session()
         else:
-            self._refuse("origin_refused", across=True)
+            self._refuse_across()
 
     def _claim_session(self) -> None:
         """Keep a kernel session for its principal, before upstream looks at it (C2.8, 4409)."""
@@ -302,7 +302,7 @@ class _Guarded(WebSocketHandler):
         """Upstream's check; where it fails the answer is the same for everybody (C3.4)."""
         self._stop_if_late()
         if not cast("Any", super()).check_origin(*args, **kwargs):
-            self._refuse("origin_refused", across=True)
+            self._refuse_across()
             raise web.Finish
         return True
 
@@ -311,7 +311,7 @@ class _Guarded(WebSocketHandler):
         self._stop_if_late()
         error: str | None = super()._check_cross_origin(check)
         if error is not None:
-            self._refuse("origin_refused", across=True)
+            self._refuse_across()
             raise web.Finish
         return None
 
@@ -420,6 +420,10 @@ class _Guarded(WebSocketHandler):
             body = f"{reason.slug}: {reason.text}\n"
             after = {} if retry_after is None else {"Retry-After": str(retry_after)}
             self._answer(status or self._plain_status(reason), body, after)
+
+    def _refuse_across(self) -> None:
+        """Refuse because of the origin, which is known not to be allowed."""
+        self._refuse("origin_refused", across=True)
 
     def _plain_status(self, reason: Reason) -> int:
         """C3.3; but where only the reason marker opts in, JEP 121 holds to the letter: 403 (C3.1)."""

@@ -178,7 +178,7 @@ class Judge:
         """
         handshake = self.handshake
         token = handshake.offer.token
-        user: User | None = None
+        user: User | None
         if not auth_enabled(provider):
             user = await ask(provider, handler)
             # Nothing was judged, so the token counts as taken: a browser that offered only marker

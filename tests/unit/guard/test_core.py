@@ -47,6 +47,7 @@ def test_one_guard_an_application():
     guard = Guard.of(application)
     assert Guard.of(application) is guard is application.settings[SETTING]
     assert guard.options == GuardOptions()
+    assert guard.log.name == "jupyter_token_ws"
     assert Guard.of(Application()) is not guard
 
 
@@ -262,11 +263,13 @@ async def test_draining_closes_everybody_and_lets_nobody_in(door: Door, caplog):
             assert "retry_after=" in socket.reason
         refused = await opening
         assert (refused.code, refused.slug) == (4503, "draining")
-        assert (await plain).status == 503
+        assert ((await plain).status, (await plain).headers["retry-after"]) == (503, ["1"])
         await draining
         new = await door.refused("echo", [REASON_MARKER], token)
         assert (new.code, new.slug) == (4503, "draining")
-        assert (await door.refused("echo", None, token)).status == 503
+        assert new.reason.startswith("draining;retry_after=1:")
+        answer = await door.refused("echo", None, token)
+        assert (answer.status, answer.headers["retry-after"]) == (503, ["1"])
         Late.go.set()
     await door.settled()
     assert "Closing 2 websockets" in caplog.text

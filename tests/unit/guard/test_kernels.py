@@ -294,6 +294,14 @@ async def test_C3_6_the_same_token_replaces_its_own_session(kernel, guard):
         assert await works(newer)
 
 
+async def test_C3_6_a_session_of_the_same_name_at_another_kernel_is_another(kernel, guard):
+    async with await kernel.by_token():
+        ((handler, named),) = ((s.handler, s.handler._token_ws_session) for s in guard.registry)
+        assert named == (kernel.id, handler.get_argument("session_id"))
+        guard.sessions.claim(a_handler(), ("another kernel", named[1]))
+        assert not guard.sessions.replaced(handler, named)
+
+
 @pytest.mark.parametrize(
     ("provider", "spelling"),
     [
