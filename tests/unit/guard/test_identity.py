@@ -212,11 +212,10 @@ async def test_C2_1_provider_that_fails_on_other_requests_does_not_refuse_this_o
     async with await door.knock("here", ["own"], headers) as socket:
         assert socket.status == 101
     assert source(here) == "cookie"
-    asked = [line for line in caplog.messages if line.startswith("Asked for a")]
-    assert {line.partition(":")[0] for line in asked} == {
-        "Asked for a credential's owner",
-        "Asked for a token's owner",
-    }
+    asked = [
+        line for line in caplog.messages if line.startswith("Asked for a credential's owner: ")
+    ]
+    assert len(asked) > 1  # whose the cookie is, and whose the token that was not used
     assert all("KeyError" in line for line in asked)
     # One that fails on the very question is an error, as it is upstream.
     assert (await door.refused("here", [REASON_MARKER])).slug == "internal_error"
