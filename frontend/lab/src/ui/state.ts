@@ -150,10 +150,10 @@ const TOPICS: readonly Topic[] = [
   'cut'
 ];
 
-/** While one of these holds, the ones after it are its consequences. */
+/** While one of these holds, the ones after it are its consequences, or cannot be helped before. */
 const HIDES: Readonly<Partial<Record<Topic, readonly Topic[]>>> = {
-  signed_out: ['stopped', 'not_attempted', 'blocked', 'down', 'waiting'],
-  down: ['blocked', 'waiting']
+  signed_out: ['stopped', 'gone', 'not_attempted', 'blocked', 'down', 'waiting'],
+  down: ['gone', 'blocked', 'waiting']
 };
 
 /** The state after `input`. `now` in seconds of any clock that only goes forward. */

@@ -223,6 +223,10 @@ it('has notifications fetched while there is a server, and shows none', async ()
   await activate(app, bus);
   Notification.manager.changed.connect(note);
   await pass(10);
+  expect(changes).toEqual([]);
+  bus.publish(open(EVENTS));
+  bus.publish(open(EVENTS));
+  await pass(10);
   Notification.manager.changed.disconnect(note);
   expect([changes, messages()]).toEqual([['removed'], []]);
 });

@@ -288,6 +288,14 @@ describe('kernels and terminals that are gone', () => {
     expect(told.view.word).toBe('connected');
   });
 
+  it('are told when something can be done about it', () => {
+    const told = story({ kind: 'lost', path: kernel(1), lost: LOST }, parked(EVENTS, 'token_expired'));
+    expect(told.topics).toEqual(['signed_out']);
+    expect(told.then(released(EVENTS)).topics).toEqual(['gone']);
+    expect(told.then(unexplained(EVENTS, 'server_down')).at(200).topics).toEqual(['down']);
+    expect(told.then(open(EVENTS)).topics).toEqual(['gone']);
+  });
+
   it('put away are forgotten', () => {
     const told = story({ kind: 'lost', path: kernel(1), lost: LOST }, dismissed('gone'));
     expect(told.view).toMatchObject({ word: 'idle', notices: [] });
