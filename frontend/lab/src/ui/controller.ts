@@ -125,7 +125,6 @@ export class Controller {
       ([, { state, closed }]) =>
         state === 'unexplained' || (state === 'parked' && closed && !isMissing(closed))
     );
-    this.take({ kind: 'again' });
     for (const [path] of troubled) {
       this._options.connections.release(path);
     }
@@ -141,11 +140,17 @@ export class Controller {
   /** The user wants to sign in again. */
   async signIn(): Promise<void> {
     const { server, trans, ask } = this._options;
+    const title = trans.__('Sign in again');
     if (!server.foreign) {
-      this._signIn.begin(server.loginAddress());
+      const address = server.loginAddress();
+      if (!this._signIn.begin(address)) {
+        await ask.tell(
+          title,
+          trans.__('Your browser opens no window. Sign in here, in another: %1', await address)
+        );
+      }
       return;
     }
-    const title = trans.__('Sign in again');
     const token = await ask.token(title, trans.__('A token of %1', server.base));
     if (token && !(await server.tryToken(token))) {
       await ask.tell(title, trans.__('The server does not take this token.'));
@@ -162,6 +167,8 @@ export class Controller {
       }
     }
     this._documents.reconnect();
+    // JupyterLab asks more and more seldom as long as it is refused.
+    void this._documents.refresh();
   }
 
   private async _otherServer(): Promise<void> {

@@ -97,7 +97,7 @@ export class Documents {
   async replace(paths: Iterable<string>): Promise<string[]> {
     const replaced: string[] = [];
     // Otherwise it would ask for a change in a session that the server has forgotten.
-    await this._options.refresh().catch(() => undefined);
+    await this.refresh();
     for (const path of paths) {
       const [first, ...others] = this._needing(path);
       this._forget(path);
@@ -114,6 +114,11 @@ export class Documents {
       }
     }
     return replaced;
+  }
+
+  /** Have the page learn which sessions there still are, if the server says it. */
+  refresh(): Promise<void> {
+    return this._options.refresh().catch(() => undefined);
   }
 
   /** Have those connect again that JupyterLab gave up. */
