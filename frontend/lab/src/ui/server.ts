@@ -14,6 +14,8 @@ const WHO_AM_I = 'api/me';
 /** Milliseconds that a question may take. */
 const TIMEOUT = 10_000;
 
+const WITHOUT_COOKIE: RequestInit = { credentials: 'omit' };
+
 export interface ServerOptions {
   readonly settings: ServerConnection.ISettings;
   readonly connections: Connections;
@@ -49,29 +51,37 @@ export class Server {
   }
 
   /**
-   * Whether the server knows us, by what sockets show; `null` where that could not be found out. A page whose
-   * sockets cannot use the cookie takes the token that it would get if it was loaded now.
+   * Whether the server knows us, so that sockets and plain requests are admitted; `null` where that could not
+   * be found out.
+   *
+   * Who signs in gets a cookie, and the page goes on with its old token. Where that is in the way (some
+   * servers look at no cookie beside a token, and some pages' sockets have none), the page takes the token that
+   * it would get if it was loaded now.
    */
   async knows(): Promise<boolean | null> {
     const { connections, settings, setToken } = this._options;
-    if (connections.cookies) {
-      return this._admits(settings.token);
-    }
-    const admitted = await this._admits(settings.token, 'omit');
-    if (admitted !== false || this.foreign) {
+    const admitted = await this._admits(settings.token, connections.cookies ? {} : WITHOUT_COOKIE);
+    if (admitted !== false || !settings.token || this.foreign) {
       return admitted;
     }
-    const token = await this._tokenOfPage();
-    if (!token || token === settings.token || !(await this._admits(token, 'omit'))) {
-      return false;
+    const byCookie = await this._admits('');
+    if (!byCookie) {
+      return byCookie;
     }
-    setToken(token);
-    return true;
+    const token = await this._tokenOfPage();
+    if (token && token !== settings.token && (await this._admits(token, WITHOUT_COOKIE))) {
+      setToken(token);
+      return true;
+    }
+    if (connections.cookies) {
+      setToken(''); // none is better than one that is refused
+    }
+    return connections.cookies;
   }
 
   /** Use this token if the server takes it. */
   async tryToken(token: string): Promise<boolean> {
-    const taken = (await this._admits(token, 'omit')) === true;
+    const taken = (await this._admits(token, WITHOUT_COOKIE)) === true;
     if (taken) {
       this._options.setToken(token);
     }
@@ -114,12 +124,12 @@ export class Server {
     }
   }
 
-  private async _admits(token: string, credentials?: 'omit'): Promise<boolean | null> {
+  private async _admits(token: string, init: RequestInit = {}): Promise<boolean | null> {
     try {
       const response = await this._get(WHO_AM_I, {
         redirect: 'manual', // to a login page
         ...this._headers(token),
-        ...(credentials ? { credentials } : {})
+        ...init
       });
       if (response.type === 'opaqueredirect' || [401, 403].includes(response.status)) {
         return false;
@@ -133,7 +143,7 @@ export class Server {
   /** What a page that was loaded now would hold. */
   private async _tokenOfPage(): Promise<string | null> {
     try {
-      const response = await this._options.settings.fetch(location.href, {
+      const response = await this._options.settings.fetch(location.origin + location.pathname, {
         cache: 'no-store',
         credentials: 'same-origin',
         signal: AbortSignal.timeout(TIMEOUT)

@@ -62,13 +62,10 @@ const redirect = (): Response => Object.defineProperty(new Response(), 'type', {
 describe('whether the server knows us', () => {
   it.each([
     [status(200), true],
-    [status(401), false],
-    [status(403), false],
-    [redirect, false],
     [status(500), null],
     [status(404), null],
     [fails, null]
-  ])('by cookie and token, as JupyterLab asks', async (how, known) => {
+  ])('is asked by cookie and token, as JupyterLab asks', async (how, known) => {
     answer = how;
     expect(await serverWith().knows()).toBe(known);
     expect(asked).toHaveLength(1);
@@ -83,12 +80,18 @@ describe('whether the server knows us', () => {
     });
   });
 
-  it('by cookie alone where there is no token', async () => {
-    expect(await serverWith({ token: '' }).knows()).toBe(true);
-    expect(asked[0]?.init.headers).toBe(undefined);
-  });
+  it.each([status(401), status(403), redirect])(
+    'it does not where it refuses or asks for a login',
+    async how => {
+      answer = how;
+      expect(await serverWith({ token: '' }).knows()).toBe(false);
+      expect(asked.map(one => one.init.headers)).toEqual([undefined]);
+      expect(await serverWith().knows()).toBe(false);
+      expect(tokens).toEqual([]);
+    }
+  );
 
-  it('by the token alone where sockets have no cookie', async () => {
+  it('is asked by the token alone where sockets have no cookie', async () => {
     expect(await serverWith({ cookies: false }).knows()).toBe(true);
     expect(asked[0]).toMatchObject({
       init: { headers: { Authorization: 'token old' }, credentials: 'omit' }
@@ -101,34 +104,47 @@ describe('whether the server knows us', () => {
   const page = (config: string): string =>
     `<html><script id="jupyter-config-data" type="application/json">${config}</script></html>`;
 
-  /** A page that has the token by now, and a server that takes `good`. */
-  const renewed = (html: string) => {
-    return ({ url, init }: Asked): Response =>
-      url === `${BASE}lab`
-        ? new Response(html)
-        : new Response('{}', { status: init.headers?.Authorization === 'token good' ? 200 : 403 });
+  /** A server that takes the token `good` and, where no token is shown, the cookie; the page is `html`. */
+  const signedIn = (html: string | null) => {
+    return ({ url, init }: Asked): Response => {
+      if (url === `${BASE}lab`) {
+        return html === null ? fails() : new Response(html);
+      }
+      const shown = init.headers?.Authorization;
+      const good = shown ? shown === 'token good' : init.credentials !== 'omit';
+      return new Response('{}', { status: good ? 200 : 403 });
+    };
   };
 
-  it('takes the token that the page would get now', async () => {
-    answer = renewed(page('{"token": "good"}'));
-    const server = serverWith({ cookies: false });
+  it.each([true, false])('takes the token that the page would get now; cookies: %s', async cookies => {
+    vi.stubGlobal('location', new URL(`${BASE}lab?reset#x`));
+    answer = signedIn(page('{"token": "good"}'));
+    const server = serverWith({ cookies });
     expect(await server.knows()).toBe(true);
     expect(tokens).toEqual(['good']);
-    expect(asked[1]).toMatchObject({ url: `${BASE}lab`, init: { credentials: 'same-origin' } });
+    expect(asked[2]).toMatchObject({ url: `${BASE}lab`, init: { credentials: 'same-origin' } });
     expect(await server.knows()).toBe(true);
     expect(tokens).toEqual(['good']);
   });
 
-  it.each([
-    page('{"token": "old"}'),
-    page('{"token": "bad"}'),
-    page('{"token": 1}'),
-    page('nonsense'),
-    '<html>'
-  ])('unless it is none, or no better: %s', async html => {
-    answer = renewed(html);
-    expect(await serverWith({ cookies: false }).knows()).toBe(false);
-    expect(tokens).toEqual([]);
+  const useless = ['{"token": "old"}', '{"token": "bad"}', '{"token": ""}', '{"token": 1}', 'nonsense'];
+
+  it.each([...useless.map(page), '<html>', null])(
+    'goes on without a token where the page has none that is better: %s',
+    async html => {
+      answer = signedIn(html);
+      expect(await serverWith().knows()).toBe(true);
+      expect(tokens).toEqual(['']);
+      tokens = [];
+      expect(await serverWith({ cookies: false }).knows()).toBe(false);
+      expect(tokens).toEqual([]);
+    }
+  );
+
+  it('does not ask for the page before somebody signed in', async () => {
+    answer = ({ init }) => (init.headers ? status(403)() : fails());
+    expect(await serverWith().knows()).toBe(null);
+    expect(asked.map(one => one.url)).toEqual(Array(2).fill(`${BASE}api/me`));
   });
 
   it('a page from elsewhere has nothing to ask for', async () => {
@@ -140,7 +156,7 @@ describe('whether the server knows us', () => {
   });
 
   it('takes a token from the user if it is good', async () => {
-    answer = renewed('');
+    answer = signedIn('');
     const server = serverWith({ cookies: false });
     expect([await server.tryToken('bad'), await server.tryToken('good')]).toEqual([false, true]);
     expect(tokens).toEqual(['good']);
