@@ -3,7 +3,7 @@
  * token the page would get now, and where "our" server is.
  */
 
-import type { ServerConnection } from '@jupyterlab/services';
+import { ServerConnection } from '@jupyterlab/services';
 import type { Connections } from 'jupyter-token-ws';
 
 const CAPABILITIES = 'api/token-ws/capabilities';
@@ -115,7 +115,9 @@ export class Server {
   /** The address of the server that is ours, where this one knows it. */
   async otherServer(): Promise<string | null> {
     try {
-      const response = await this._get(LOGIN, this._headers(this._options.settings.token));
+      const { token } = this._options.settings;
+      const headers = token ? { Authorization: `token ${token}` } : {};
+      const response = await this._get(LOGIN, { headers });
       const found = (await response.json()) as { server?: { base_url?: unknown } } | null;
       const address = found?.server?.base_url;
       return response.ok && typeof address === 'string' && isPage(address) ? new URL(address).href : null;
@@ -125,12 +127,19 @@ export class Server {
   }
 
   private async _admits(token: string, init: RequestInit = {}): Promise<boolean | null> {
+    const { settings } = this._options;
     try {
-      const response = await this._get(WHO_AM_I, {
-        redirect: 'manual', // to a login page
-        ...this._headers(token),
-        ...init
-      });
+      // As JupyterLab asks: under a Hub, a cookie counts only together with what it adds.
+      const response = await ServerConnection.makeRequest(
+        this.base + WHO_AM_I,
+        {
+          redirect: 'manual', // to a login page
+          cache: 'no-store',
+          signal: AbortSignal.timeout(TIMEOUT),
+          ...init
+        },
+        { ...settings, token }
+      );
       if (response.type === 'opaqueredirect' || [401, 403].includes(response.status)) {
         return false;
       }
@@ -155,10 +164,6 @@ export class Server {
     } catch {
       return null;
     }
-  }
-
-  private _headers(token: string): RequestInit {
-    return token ? { headers: { Authorization: `token ${token}` } } : {};
   }
 
   private _get(path: string, init: RequestInit): Promise<Response> {
