@@ -452,7 +452,7 @@ export class Connections {
       const response = await this._get(WHO_AM_I_PATH, {
         cache: 'no-store',
         redirect: 'manual', // to a login page
-        ...(credential === 'token' ? byToken : { credentials: 'include' })
+        ...(credential === 'token' ? byToken : { credentials: 'include', headers: xsrf(this.baseUrl) })
       });
       if (response.type === 'opaqueredirect' || [301, 302, 303, 307, 401, 403].includes(response.status)) {
         return false;
@@ -472,6 +472,20 @@ export class Connections {
 /** Seconds. */
 export function now(): number {
   return performance.now() / 1000;
+}
+
+/**
+ * The header without which some servers (JupyterHub's) take no cookie for a plain request: what stands in
+ * another cookie, which only pages of the server's own origin can read. Where it is set for several paths,
+ * servers count the last.
+ */
+function xsrf(baseUrl: string): Record<string, string> {
+  const place = globalThis as { document?: { cookie: string }; location?: { origin: string } };
+  if (!place.document || place.location?.origin !== new URL(baseUrl).origin) {
+    return {};
+  }
+  const [, value] = [...place.document.cookie.matchAll(/(?:^|; *)_xsrf=([^;]*)/g)].pop() ?? [];
+  return value === undefined ? {} : { 'X-XSRFToken': value };
 }
 
 /** Resolves with the promise or when the signal is aborted; leaves nothing behind. */

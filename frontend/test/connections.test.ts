@@ -208,6 +208,18 @@ describe('explanations', () => {
     expect(made.state(PATH).first(true, true)).toBe('token');
   });
 
+  it.each([
+    ['the last of its name', 'a=b; _xsrf=first; _xsrf=2|x=; c_xsrf=no', 'own', '2|x='],
+    ['none where there is no cookie', 'a=b', 'own', undefined],
+    ['none for a server elsewhere', '_xsrf=x', 'http://elsewhere', undefined]
+  ])('a cookie comes with what some servers want beside it: %s', async (_what, cookie, origin, header) => {
+    vi.stubGlobal('document', { cookie });
+    vi.stubGlobal('location', { origin: origin === 'own' ? new URL(server.baseUrl).origin : origin });
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    expect(server.requests[1]?.headers['x-xsrftoken']).toBe(header);
+    vi.unstubAllGlobals();
+  });
+
   it('the credential died where plain requests are sent to the login page', async () => {
     const well = server.request;
     server.request = (request, response) =>
