@@ -54,9 +54,9 @@ export class Server {
    * Whether the server knows us, so that sockets and plain requests are admitted; `null` where that could not
    * be found out.
    *
-   * Who signs in gets a cookie, and the page goes on with its old token. Where that is in the way (some
-   * servers look at no cookie beside a token, and some pages' sockets have none), the page takes the token that
-   * it would get if it was loaded now.
+   * Who signs in gets a cookie, and the page goes on with its old token. Where that is in the way (a server
+   * may look at no cookie beside a token, and some pages' sockets have none), the page takes the token that it
+   * would get if it was loaded now.
    */
   async knows(): Promise<boolean | null> {
     const { connections, settings, setToken } = this._options;
