@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal as signals
 import socket
 import subprocess
@@ -277,6 +278,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def lasting_port() -> int:
+    """A port for a server that is started again: nobody is given it by chance while it is down."""
+    for _attempt in range(100):
+        # Below those that Linux gives to who asks for any.
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def _ready(server: Server) -> bool:
