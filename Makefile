@@ -116,7 +116,7 @@ docs: env ## the documentation as HTML: docs/_build/html
 
 .PHONY: screenshots
 screenshots: env ## the pictures of the documentation anew: docs/images/*.png
-	SCREENSHOTS=1 $(PY) -m pytest -q -m "not heavy" tests/browser/test_lab_credentials.py tests/browser/test_lab_messages.py
+	SCREENSHOTS=1 $(PY) -m pytest -q -k "lab] and not 30s" tests/browser/test_lab_credentials.py tests/browser/test_lab_messages.py
 
 .PHONY: build
 build: env ## sdist and wheel in dist/, both with the part for JupyterLab

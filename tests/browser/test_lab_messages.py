@@ -130,7 +130,7 @@ def _refusing(place: Place, directory: Path, reason: str) -> Iterator[tuple[Serv
     authorizer = f"{RefusesFor.__module__}.{RefusesFor.__name__}"
     config: dict[str, Any] = {"ServerApp": {"authorizer_class": authorizer}}
     with place.start(directory, config=config) as server:
-        file = directory / "lab" / "root" / "reason"
+        file = directory / "lab" / "reason"
         file.write_text(reason)
         yield server, file
 

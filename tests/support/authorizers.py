@@ -18,11 +18,11 @@ class NoEvents(Authorizer):
 
 
 class RefusesFor(Authorizer):
-    """Refuses kernel websockets for the reason in the file ``reason`` of the server's root, for as long as
-    it is there: a slug, and the seconds to wait where there are some."""
+    """Refuses kernel websockets for the reason in the file ``reason`` beside the server's root, for as long
+    as it is there: a slug, and the seconds to wait where there are some."""
 
     def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
-        file = Path(handler.settings["server_root_dir"]).expanduser() / "reason"
+        file = Path(handler.settings["server_root_dir"]).expanduser().parent / "reason"
         if action == "execute" and resource == "kernels" and file.exists():
             slug, _, seconds = file.read_text("utf-8").partition(" ")
             raise Refused(slug, int(seconds) if seconds else None)
