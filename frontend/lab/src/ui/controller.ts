@@ -40,6 +40,8 @@ export interface ControllerOptions {
 /** Milliseconds between two measurements of the round trip, and while the server does not answer. */
 const MEASURE = 30_000;
 const MEASURE_DOWN = 5_000;
+/** Milliseconds after which JupyterLab shall look what there is, when somebody signed in. */
+const REFRESH = 5_000;
 
 export class Controller {
   private readonly _options: ControllerOptions;
@@ -167,8 +169,9 @@ export class Controller {
       }
     }
     this._documents.reconnect();
-    // JupyterLab asks more and more seldom as long as it is refused.
-    void this._documents.refresh();
+    // JupyterLab asks more and more seldom as long as it is refused. Not at once: it would drop the kernels
+    // that are gone before their sockets have heard it, and nobody would be told.
+    setTimeout(() => void this._documents.refresh(), REFRESH);
   }
 
   private async _otherServer(): Promise<void> {

@@ -57,6 +57,11 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
       const documents = new Documents({
         widgets: () => widgetsOf(app),
         refresh: () => app.serviceManager.sessions.refreshRunning(),
+        alive: async id => {
+          const { kernels } = app.serviceManager;
+          await kernels.refreshRunning();
+          return [...kernels.running()].some(kernel => kernel.id === id);
+        },
         onLost: (path, lost) => report({ kind: 'lost', path, lost }),
         onSettled: (path, free) => {
           report({ kind: 'settled', path });

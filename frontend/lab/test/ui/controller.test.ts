@@ -138,9 +138,11 @@ describe('signed out', () => {
     await pass(2);
     expect(connections.release.mock.calls.flat()).toEqual([kernel(1), kernel(2), EVENTS]);
     expect(documents.reconnect).toHaveBeenCalledOnce();
-    expect(documents.refresh).toHaveBeenCalledOnce();
+    expect(documents.refresh).not.toHaveBeenCalled();
     expect(messages()).toEqual([]);
     expect(word()).toBe('idle');
+    await pass(5);
+    expect(documents.refresh).toHaveBeenCalledOnce();
   });
 
   it('says where, if the browser opens no window', async () => {
