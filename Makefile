@@ -118,6 +118,10 @@ docs: env ## the documentation as HTML: docs/_build/html
 	$(PY) -m tools.docs --write
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 
+.PHONY: screenshots
+screenshots: env ## the pictures of the documentation anew: docs/images/*.png
+	SCREENSHOTS=1 $(PY) -m pytest -q -k "lab] and not 30s" tests/browser/test_lab_credentials.py tests/browser/test_lab_messages.py
+
 .PHONY: build
 build: env ## sdist and wheel in dist/, both with the part for JupyterLab
 	$(PY) -m hatchling build

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import handshake, report
+from benchmarks import handshake, notebook, report
 from benchmarks.stats import Comparison
 
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
@@ -32,6 +32,7 @@ class Options:
 
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Comparison]]] = {
     "handshake": handshake.measure,
+    "notebook": notebook.measure,
 }
 
 

@@ -11,6 +11,7 @@ from jupyter_server.extension.application import ExtensionApp
 from tornado import web
 from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, Unicode, default, validate
 
+from . import frontends
 from .guard import logs, referrer, rest, router
 from .guard.core import Guard, GuardOptions
 from .protocol.capabilities import CLOSE_REASONS
@@ -186,6 +187,8 @@ class TokenWebSocketApp(ExtensionApp):
         logs.install(self.log)
         if self.enabled:
             rest.add_to_pages(self._application.settings)
+            if frontends.lack_their_part(serverapp):
+                self.log.warning(frontends.MISSING)
 
     async def stop_extension(self) -> None:
         """The server ends: tell every socket."""

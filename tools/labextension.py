@@ -175,7 +175,8 @@ class LabExtensionHook(_Hook):
                 extension.build()
             except NoNodeError as error:
                 self.app.abort(f"{NAME}: {error}: a source distribution must carry what is built")
-            build_data["artifacts"].append(f"/{NAME}/labextension")
+            # Not as an artifact: hatch looks at each folder once, under whatever link it comes first.
+            build_data["force_include"][str(extension.built)] = f"{NAME}/labextension"
         elif self.target_name == "wheel" and version != "editable":
             try:
                 extension.build()

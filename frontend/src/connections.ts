@@ -67,8 +67,11 @@ const VERSION_PATH = 'api';
 const WHO_AM_I_PATH = 'api/me';
 /** Milliseconds that a plain request may take. */
 const PREFLIGHT_TIMEOUT = 10_000;
-/** Seconds between two questions whether a server is back: the first, and the longest. */
-const REVIVAL = { first: 1, longest: 15 } as const;
+/**
+ * Seconds between two questions whether a server is back: the first, the longest for as long as a server
+ * usually takes to start, and the longest.
+ */
+const REVIVAL = { first: 1, soon: 2, usual: 30, longest: 15 } as const;
 /** Seconds that an explanation holds: one for all sockets of a page that fail together. */
 const EXPLAINED_FOR = 5;
 /** The longest that `setTimeout` takes, in milliseconds. */
@@ -330,7 +333,9 @@ export class Connections {
   }
 
   private async _awaitRevival(): Promise<void> {
-    for (let wait: number = REVIVAL.first; ; wait = Math.min(2 * wait, REVIVAL.longest)) {
+    const begun = now();
+    for (let wait: number = REVIVAL.first; ; wait *= 2) {
+      wait = Math.min(wait, now() - begun < REVIVAL.usual ? REVIVAL.soon : REVIVAL.longest);
       // Not all pages at the same moment, and at once where the user wants it so.
       await new Promise<void>(resolve => {
         const timer = setTimeout(resolve, wait * 1000 * (0.5 + Math.random() / 2));
@@ -452,7 +457,7 @@ export class Connections {
       const response = await this._get(WHO_AM_I_PATH, {
         cache: 'no-store',
         redirect: 'manual', // to a login page
-        ...(credential === 'token' ? byToken : { credentials: 'include' })
+        ...(credential === 'token' ? byToken : { credentials: 'include', headers: xsrf(this.baseUrl) })
       });
       if (response.type === 'opaqueredirect' || [301, 302, 303, 307, 401, 403].includes(response.status)) {
         return false;
@@ -472,6 +477,20 @@ export class Connections {
 /** Seconds. */
 export function now(): number {
   return performance.now() / 1000;
+}
+
+/**
+ * The header without which some servers (JupyterHub's) take no cookie for a plain request: what stands in
+ * another cookie, which only pages of the server's own origin can read. Where it is set for several paths,
+ * servers count the last.
+ */
+function xsrf(baseUrl: string): Record<string, string> {
+  const place = globalThis as { document?: { cookie: string }; location?: { origin: string } };
+  if (!place.document || place.location?.origin !== new URL(baseUrl).origin) {
+    return {};
+  }
+  const [, value] = [...place.document.cookie.matchAll(/(?:^|; *)_xsrf=([^;]*)/g)].pop() ?? [];
+  return value === undefined ? {} : { 'X-XSRFToken': value };
 }
 
 /** Resolves with the promise or when the signal is aborted; leaves nothing behind. */

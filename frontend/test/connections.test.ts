@@ -208,6 +208,18 @@ describe('explanations', () => {
     expect(made.state(PATH).first(true, true)).toBe('token');
   });
 
+  it.each([
+    ['the last of its name', 'a=b; _xsrf=first; _xsrf=2|x=; c_xsrf=no', 'own', '2|x='],
+    ['none where there is no cookie', 'a=b', 'own', undefined],
+    ['none for a server elsewhere', '_xsrf=x', 'http://elsewhere', undefined]
+  ])('a cookie comes with what some servers want beside it: %s', async (_what, cookie, origin, header) => {
+    vi.stubGlobal('document', { cookie });
+    vi.stubGlobal('location', { origin: origin === 'own' ? new URL(server.baseUrl).origin : origin });
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    expect(server.requests[1]?.headers['x-xsrftoken']).toBe(header);
+    vi.unstubAllGlobals();
+  });
+
   it('the credential died where plain requests are sent to the login page', async () => {
     const well = server.request;
     server.request = (request, response) =>
@@ -506,11 +518,13 @@ describe('a server that does not answer', () => {
     const { made, asked, answer } = silent();
     const signal = new AbortController().signal;
     const all = [settled(made.revived(signal)), settled(made.revived(signal))];
-    await vi.advanceTimersByTimeAsync(50_000);
-    expect(asked).toEqual([1, 3, 7, 15, 30, 45]);
+    await vi.advanceTimersByTimeAsync(80_000);
+    // A server that was started again is soon found to be back.
+    const soon = Array.from({ length: 16 }, (_, index) => 1 + 2 * index);
+    expect(asked).toEqual([...soon, 35, 43, 58, 73]);
     answer(() => Promise.resolve(Response.json(CAPABILITIES)));
-    await vi.advanceTimersByTimeAsync(10_000);
-    expect([asked.length, all.map(done => done()), vi.getTimerCount()]).toEqual([7, [true, true], 0]);
+    await vi.advanceTimersByTimeAsync(15_000);
+    expect([asked.length, all.map(done => done()), vi.getTimerCount()]).toEqual([21, [true, true], 0]);
   });
 
   it('answers also where a page may not read what', async () => {

@@ -65,3 +65,5 @@ def test_C1_1_C2_9_sockets_of_extensions_open(place: Place, by_token, browser: B
                 assert (f"{MARKER}.{TOKEN}" in names) == by_token, url
             assert [url for url in handshakes.offers if AWARENESS in url]
             assert journal.with_token(TOKEN) == []
+        # Asked to end while it saves a shared document, jupyter-collaboration may wait for ever.
+        server.kill()

@@ -12,15 +12,18 @@ Nothing here waits for a time: everything waits for what it needs, up to ``PATIE
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, unquote, unquote_plus
 
 from playwright.sync_api import Error as PlaywrightError
 
+from tests.support.process import PROJECT
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds that anything on the page may take."""
 PRESS_AGAIN = 5.0
+FAILURES = PROJECT / ".cache" / "screenshots" / "failed"
 VIEWPORT: ViewportSize = {"width": 1400, "height": 900}
 
 
@@ -79,9 +83,13 @@ def put_notebook(server: Server, *sources: str, path: str = "walk.ipynb") -> Non
     assert server.request("PUT", f"api/contents/{path}", body).status in (200, 201)
 
 
-def forms(token: str) -> set[str]:
-    """The token in every form in which it may stand in a URL."""
-    return {token, quote(token, safe=""), quote(token), quote_plus(token)}
+def shows(text: str, token: str) -> bool:
+    """Whether an address has the token in it: encoded in whatever way, or in an address within it."""
+    for _ in range(4):
+        if token in text or token in unquote_plus(text):
+            return True
+        text = unquote(text)
+    return False
 
 
 @dataclass
@@ -93,6 +101,8 @@ class Journal:
     sockets: set[str] = field(default_factory=set)
     """Addresses of websockets, without what differs from run to run."""
     socket_urls: list[str] = field(default_factory=list)
+    first_socket: float = 0.0
+    """When the page began to connect, on the monotonic clock."""
     urls: list[str] = field(default_factory=list)
     """All that the browser asked for, in order, websockets too."""
 
@@ -102,7 +112,7 @@ class Journal:
 
     def with_token(self, token: str) -> list[str]:
         """The addresses that show the token in one form or another."""
-        return [url for url in self.urls if any(form in url for form in forms(token))]
+        return [url for url in self.urls if shows(url, token)]
 
     def sockets_to(self, path: str) -> list[str]:
         """The addresses of the websockets whose path has this in it."""
@@ -126,6 +136,7 @@ class Journal:
         self.complaints.add(_plain(text.partition("\n")[0]))
 
     def _socket(self, socket: WebSocket) -> None:
+        self.first_socket = self.first_socket or time.monotonic()
         self.urls.append(socket.url)
         self.socket_urls.append(socket.url)
         self.sockets.add(_plain(socket.url))
@@ -193,12 +204,13 @@ class Frontend:
         On a busy machine the page may ask which kernel it shall be, on a stock server too.
         """
         idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        asked = page.locator(".jp-Dialog", has_text="Select Kernel").locator(".jp-mod-accept")
+        asked = page.locator(".jp-Dialog", has_text="Select Kernel")
 
         def connected() -> bool:
             if asked.count():
                 with suppress(PlaywrightError):  # it may be gone by now
-                    asked.first.click(timeout=1000)
+                    _choose_kernel(asked.first)
+            dismiss_dialogs(page)
             return idle.count() > 0 and not asked.count()
 
         wait(page, connected, "an idle kernel")
@@ -238,6 +250,15 @@ class Frontend:
     def restart(self, page: Page) -> None:
         page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:restart-kernel"]').click()
         page.locator(".jp-Dialog .jp-mod-accept").click()
+
+
+def _choose_kernel(dialog: Locator) -> None:
+    """The one that runs already, where there is one."""
+    running = dialog.locator("""select option[value*='"id"']""")
+    if running.count():
+        value = running.first.get_attribute("value")
+        dialog.locator("select").first.select_option(value=value, timeout=1000)
+    dialog.locator(".jp-mod-accept").click(timeout=1000)
 
 
 def text_of(locator: Locator) -> str:
@@ -285,7 +306,21 @@ def visit(browser: Any, name: str, url: str, **options: Any) -> Iterator[tuple[F
     with browser.new_context(**{"viewport": VIEWPORT, **options}) as context:
         journal = Journal()
         journal.watch(context)
-        yield FRONTENDS[name](context, url), journal
+        note_toasts(context)
+        try:
+            yield FRONTENDS[name](context, url), journal
+        except BaseException:
+            _keep_pictures(context)
+            raise
+
+
+def _keep_pictures(context: BrowserContext) -> None:
+    """What a test that fails had before its eyes, for people to look at."""
+    FAILURES.mkdir(parents=True, exist_ok=True)
+    for number, page in enumerate(context.pages):
+        name = re.sub(r"\W+", "-", os.environ.get("PYTEST_CURRENT_TEST", "page").split("::")[-1])
+        with suppress(PlaywrightError):
+            page.screenshot(path=FAILURES / f"{name}-{number}.png", timeout=5000)
 
 
 # -- more cells, and what people do with them ---------------------------------------------------------
@@ -338,3 +373,44 @@ def _picture(cell: Locator) -> bool:
     """Whether a PNG stands in the cell and could be decoded."""
     image = cell.locator('.jp-OutputArea-output img[src^="data:image/png"]')
     return bool(image.count() == 1 and image.evaluate("image => image.naturalWidth > 0"))
+
+
+# -- notifications ------------------------------------------------------------------------------------
+
+_NOTE_TOASTS = """
+(() => {
+  window.toastsOfTests = [];
+  const note = () => {
+    for (const toast of document.querySelectorAll('.Toastify__toast')) {
+      if (!window.toastsOfTests.includes(toast)) {
+        window.toastsOfTests.push(toast);
+      }
+    }
+  };
+  new MutationObserver(note).observe(document, { childList: true, subtree: true });
+})();
+"""
+
+
+def note_toasts(context: BrowserContext) -> None:
+    """Have the pages of a context remember every notification that was ever shown."""
+    context.add_init_script(_NOTE_TOASTS)
+
+
+def toasts_ever(page: Page) -> list[str]:
+    """The text of every notification since the page was loaded, in order."""
+    texts: list[str] = page.evaluate("window.toastsOfTests.map(toast => toast.textContent)")
+    return texts
+
+
+def toast(page: Page, text: str) -> Locator:
+    """The notification that is shown with this text in it; not one that is on its way out."""
+    return page.locator('.Toastify__toast:not([class*="exit"])', has_text=text)
+
+
+def dismiss_dialogs(page: Page) -> None:
+    """Put away what the frontend itself says of a server that is not there."""
+    dialog = page.locator(".jp-Dialog", has_text="Server Connection Error")
+    if dialog.count():
+        with suppress(PlaywrightError):
+            dialog.locator(".jp-mod-accept").last.click(timeout=1000)

@@ -7,6 +7,7 @@ labextensions are linked into a folder that the test owns.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ from tests.support.process import PROJECT, TOKEN, Server, start_server
 BUILT = PROJECT / "jupyter_token_ws" / "labextension"
 WIDGETS = "@jupyter-widgets/jupyterlab-manager"
 
-# No questions to servers elsewhere.
+# No questions to servers elsewhere, and none to the user about them.
+_ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 _SILENT = {
     "news_url": None,
     "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
@@ -66,8 +68,9 @@ def start_lab(
     folder.mkdir(parents=True, exist_ok=True)
     installed = Path(python).parent.parent / "share" / "jupyter" / "labextensions"
     wanted = {other: installed / other for other in labextensions}
-    if page_part:
-        wanted[labextension_name()] = BUILT
+    if page_part and not (folder / labextension_name()).is_dir():
+        # A copy: whoever builds it anew meanwhile shall not change it under the page.
+        shutil.copytree(BUILT, folder / labextension_name())
     for other, place in wanted.items():
         assert (place / "package.json").is_file(), f"no labextension in {place}"
         link = folder / other
@@ -75,10 +78,12 @@ def start_lab(
         if not link.is_symlink():
             link.symlink_to(place)
     only: dict[str, Any] = {"labextensions_path": [str(folder)], "extra_labextensions_path": []}
+    disabled = [_ANNOUNCEMENTS, *(page or {}).get("disabledExtensions", ())]
+    on_page = {**(page or {}), "disabledExtensions": disabled}
     traits: dict[str, dict[str, Any]] = {
         "LabApp": {**only, **_SILENT},
         "JupyterNotebookApp": dict(only),
-        "ServerApp": {"tornado_settings": {page_config.SETTING: dict(page or {})}},
+        "ServerApp": {"tornado_settings": {page_config.SETTING: on_page}},
     }
     for section, values in (config or {}).items():
         traits.setdefault(section, {}).update(values)
@@ -86,7 +91,7 @@ def start_lab(
         "jupyterlab": True,
         "notebook": True,
         "notebook_shim": True,
-        page_config.__name__: bool(page),
+        page_config.__name__: True,
     }
     return start_server(
         directory,

@@ -4,21 +4,31 @@ A server that is started again has new credentials, and the kernels that it had 
 To see the one without the other a kernel runs in a process of its own, and its server finds it in a
 folder (``ServerApp.allow_external_kernels``):
 
-    with lasting_kernel(folder) as kernel_id:
+    with lasting_kernel(folder) as kernel:
         with start_server(tmp_path, config=config_for(folder), port=port): ...
         with start_server(tmp_path, config=config_for(folder), port=port, token="another"): ...
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from jupyter_client.manager import KernelManager
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Its id on every server, and its process."""
+
+    id: str
+    pid: int
 
 
 class LastingKernels(AsyncMappingKernelManager):
@@ -35,6 +45,14 @@ class LastingKernels(AsyncMappingKernelManager):
                 return path.stem
         return super().new_kernel_id(**kwargs)
 
+    async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override] # theirs is not typed
+        """They go on. Nor may a server that ends be asked any more: it would say that they are gone."""
+        app: Any = self.parent
+        app.http_server.stop()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(app.http_server.close_all_connections(), 1)
+        await super().shutdown_all(now)
+
 
 def config_for(folder: Path) -> dict[str, dict[str, Any]]:
     """What a server needs in order to have the kernels of ``folder``, and to keep its sessions too."""
@@ -49,16 +67,17 @@ def config_for(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def lasting_kernel(folder: Path) -> Iterator[str]:
-    """Run a kernel for the length of a block; its id."""
+def lasting_kernel(folder: Path) -> Iterator[Kernel]:
+    """Run a kernel for the length of a block."""
     folder.mkdir(parents=True, exist_ok=True)
     kernel_id = str(uuid4())
     manager = KernelManager(
         kernel_name="python3", connection_file=str(folder / f"{kernel_id}.json")
     )
     manager.start_kernel()
+    provisioner: Any = manager.provisioner
     try:
-        yield kernel_id
+        yield Kernel(kernel_id, provisioner.pid)
     finally:
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()

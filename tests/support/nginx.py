@@ -111,7 +111,12 @@ class Proxy:
 
 @contextmanager
 def nginx(
-    tmp_path: Path, upstream: int, *, websockets: bool = True, name: str = "nginx"
+    tmp_path: Path,
+    upstream: int,
+    *,
+    websockets: bool = True,
+    port: int | None = None,
+    name: str = "nginx",
 ) -> Iterator[Proxy]:
     """Run nginx before the server on port ``upstream`` for the length of a block.
 
@@ -120,12 +125,13 @@ def nginx(
         upstream: a port of the loopback address. Nobody need listen there yet.
         websockets: whether the headers of an upgrade are passed on. nginx does not by itself, which is why
             so many servers stand behind proxies that let no websocket through.
+        port: listen there, where somebody has to know it before; else on a free one.
         name: tells apart several proxies of one test.
     """
     program = requires(*PROGRAM)
     prefix = tmp_path / name
     (prefix / "temporary").mkdir(parents=True)
-    port = free_port()
+    port = port or free_port()
     (prefix / "nginx.conf").write_text(
         _CONFIGURATION.format(
             # Otherwise the workers of root belong to somebody who may not write below tmp_path.

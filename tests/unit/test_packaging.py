@@ -211,6 +211,15 @@ def test_wheel_built_from_the_sdist_is_the_same_and_needs_no_node(wheel, sdist, 
     assert names_in_wheel(again) == names_in_wheel(wheel)
 
 
+def test_sdist_carries_what_was_built_wherever_it_is_linked_to(sdist, tmp_path):
+    source = unpack(sdist, tmp_path / "source")
+    link = source / "build" / "environment" / SHARED
+    link.parent.mkdir(parents=True)
+    link.symlink_to(source / "jupyter_token_ws" / "labextension")
+    again = build(source, "sdist", tmp_path / "sdist", node=False)
+    assert names_in_sdist(again) == names_in_sdist(sdist)
+
+
 def test_checkout_without_node_installs_the_server_part_with_one_warning(wheel, sdist, tmp_path):
     source = unpack(sdist, tmp_path / "source")
     for file in sorted((source / "jupyter_token_ws" / "labextension").rglob("*"), reverse=True):

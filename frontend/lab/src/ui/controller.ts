@@ -40,6 +40,8 @@ export interface ControllerOptions {
 /** Milliseconds between two measurements of the round trip, and while the server does not answer. */
 const MEASURE = 30_000;
 const MEASURE_DOWN = 5_000;
+/** Milliseconds after which JupyterLab shall look what there is, when somebody signed in. */
+const REFRESH = 5_000;
 
 export class Controller {
   private readonly _options: ControllerOptions;
@@ -125,7 +127,6 @@ export class Controller {
       ([, { state, closed }]) =>
         state === 'unexplained' || (state === 'parked' && closed && !isMissing(closed))
     );
-    this.take({ kind: 'again' });
     for (const [path] of troubled) {
       this._options.connections.release(path);
     }
@@ -141,11 +142,17 @@ export class Controller {
   /** The user wants to sign in again. */
   async signIn(): Promise<void> {
     const { server, trans, ask } = this._options;
+    const title = trans.__('Sign in again');
     if (!server.foreign) {
-      this._signIn.begin(server.loginAddress());
+      const address = server.loginAddress();
+      if (!this._signIn.begin(address)) {
+        await ask.tell(
+          title,
+          trans.__('Your browser opens no window. Sign in here, in another: %1', await address)
+        );
+      }
       return;
     }
-    const title = trans.__('Sign in again');
     const token = await ask.token(title, trans.__('A token of %1', server.base));
     if (token && !(await server.tryToken(token))) {
       await ask.tell(title, trans.__('The server does not take this token.'));
@@ -162,6 +169,9 @@ export class Controller {
       }
     }
     this._documents.reconnect();
+    // JupyterLab asks more and more seldom as long as it is refused. Not at once: it would drop the kernels
+    // that are gone before their sockets have heard it, and nobody would be told.
+    setTimeout(() => void this._documents.refresh(), REFRESH);
   }
 
   private async _otherServer(): Promise<void> {

@@ -7,7 +7,7 @@
 
 import type { ISessionContext } from '@jupyterlab/apputils';
 import type { Lost } from './state.js';
-import { kernelId, terminalName } from './words.js';
+import { kernelId, kernelPath, terminalName } from './words.js';
 
 /** The part of a connection to a kernel or terminal that is needed here. */
 interface Connection {
@@ -19,6 +19,11 @@ interface TerminalSession extends Connection {
   readonly name: string;
   readonly isDisposed: boolean;
 }
+
+type SessionChange = Pick<
+  Parameters<Parameters<ISessionContext['sessionChanged']['connect']>[0]>[1],
+  'oldValue' | 'newValue'
+>;
 
 /** A widget as far as it may be one of those. */
 export interface DocumentWidget {
@@ -32,6 +37,8 @@ export interface DocumentsOptions {
   readonly widgets: () => Iterable<DocumentWidget>;
   /** Have the page learn which sessions there still are. */
   readonly refresh: () => Promise<void>;
+  /** Whether the server has this kernel, asked now. */
+  readonly alive: (id: string) => Promise<boolean>;
   /** Milliseconds from the loss to saying so. */
   readonly grace?: number;
   /** Something of this page lost its kernel or terminal. */
@@ -53,6 +60,10 @@ export class Documents {
   /** Paths of which it was said, and those of which it is too early to say it. */
   private readonly _said = new Set<string>();
   private readonly _waiting = new Set<string>();
+  /** Contexts that are listened to. */
+  private readonly _seen = new WeakSet<ISessionContext>();
+  /** Contexts whose session JupyterLab dropped, by the path of their kernel. */
+  private readonly _dropped = new Map<string, ISessionContext[]>();
   /** What this page itself asked the server to delete, by path. */
   private readonly _deleted = new Set<string>();
 
@@ -97,7 +108,7 @@ export class Documents {
   async replace(paths: Iterable<string>): Promise<string[]> {
     const replaced: string[] = [];
     // Otherwise it would ask for a change in a session that the server has forgotten.
-    await this._options.refresh().catch(() => undefined);
+    await this.refresh();
     for (const path of paths) {
       const [first, ...others] = this._needing(path);
       this._forget(path);
@@ -114,6 +125,11 @@ export class Documents {
       }
     }
     return replaced;
+  }
+
+  /** Have the page learn which sessions there still are, if the server says it. */
+  refresh(): Promise<void> {
+    return this._options.refresh().catch(() => undefined);
   }
 
   /** Have those connect again that JupyterLab gave up. */
@@ -138,11 +154,40 @@ export class Documents {
     if (known) {
       return;
     }
+    this._follow(path, users);
+    this._later(path, () => this._look(path));
+  }
+
+  /**
+   * JupyterLab dropped the session of a context: it looks now and then which there are, and may have found
+   * that a kernel is gone before the kernel's socket has heard it.
+   */
+  private _drops(context: ISessionContext, { oldValue, newValue }: SessionChange): void {
+    const id = oldValue?.kernel?.id;
+    if (newValue || !oldValue || id === undefined || context.isTerminating || this._isDeleted(oldValue)) {
+      return;
+    }
+    const path = kernelPath(id);
+    this._dropped.set(path, [...(this._dropped.get(path) ?? []), context]);
+    this._later(path, () => void this._lookForDropped(path, id));
+  }
+
+  private async _lookForDropped(path: string, id: string): Promise<void> {
+    const alive = await this._options.alive(id).catch(() => true);
+    const users = this._dropped.get(path) ?? [];
+    this._dropped.delete(path);
+    if (!alive && !this._users.has(path)) {
+      this._users.set(path, users);
+      this._follow(path, users);
+      this._look(path);
+    }
+  }
+
+  private _follow(path: string, users: readonly ISessionContext[]): void {
     for (const context of users) {
       context.kernelChanged.connect(() => this._look(path));
       context.disposed.connect(() => this._look(path));
     }
-    this._later(path, () => this._look(path));
   }
 
   /** Whether somebody still needs the kernel of `path`, once the time has come to say so. */
@@ -187,12 +232,17 @@ export class Documents {
 
   /** Whether it did not end its kernel itself, nor anything else of this page. */
   private _isSurprised(context: ISessionContext): boolean {
-    const { session } = context;
     return (
       !context.isTerminating &&
       context.kernelDisplayStatus !== 'starting' &&
-      !this._deleted.has(`api/sessions/${session?.id}`) &&
-      !this._deleted.has(`api/kernels/${session?.kernel?.id}`)
+      !this._isDeleted(context.session)
+    );
+  }
+
+  private _isDeleted(session: ISessionContext['session']): boolean {
+    return (
+      this._deleted.has(`api/sessions/${session?.id}`) ||
+      this._deleted.has(`api/kernels/${session?.kernel?.id}`)
     );
   }
 
@@ -208,6 +258,12 @@ export class Documents {
         ISessionContext | undefined;
       if (!widget.isDisposed && context && 'changeKernel' in context) {
         found.add(context);
+      }
+    }
+    for (const context of found) {
+      if (!this._seen.has(context)) {
+        this._seen.add(context);
+        context.sessionChanged.connect((_, change) => this._drops(context, change));
       }
     }
     return [...found];

@@ -21,8 +21,10 @@ const ID = 'jupyter_token_ws:ui';
 const SHOW_DETAILS = 'jupyter-token-ws:details';
 /** Where a page may have documents. Not every shell knows every area. */
 const AREAS = ['main', 'left', 'right', 'down'];
-/** Milliseconds after which the page is busy no longer with starting: what can wait is done then. */
+/** Milliseconds after which the page is busy no longer with starting: the round trip can be measured. */
 const SETTLED = 5_000;
+/** Milliseconds that the first connection is let alone. */
+const FIRST = 1_000;
 
 export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
   const { connections, serverSettings: settings } = bus;
@@ -43,6 +45,7 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
 
   const viewers = new Set<(picture: Picture) => void>();
   let picture: Picture | null = null;
+  let fetched = false;
   const controller = new Controller({
     connections,
     server: new Server({
@@ -54,6 +57,11 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
       const documents = new Documents({
         widgets: () => widgetsOf(app),
         refresh: () => app.serviceManager.sessions.refreshRunning(),
+        alive: async id => {
+          const { kernels } = app.serviceManager;
+          await kernels.refreshRunning();
+          return [...kernels.running()].some(kernel => kernel.id === id);
+        },
         onLost: (path, lost) => report({ kind: 'lost', path, lost }),
         onSettled: (path, free) => {
           report({ kind: 'settled', path });
@@ -70,6 +78,10 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     ask: dialogs(trans),
     show: shown => {
       picture = shown;
+      if (!fetched && shown.view.word === 'connected') {
+        fetched = true;
+        setTimeout(fetchToasts, FIRST);
+      }
       viewers.forEach(show => show(shown));
     },
     watched: () => viewers.size > 0
@@ -116,10 +128,7 @@ export async function activate(app: JupyterFrontEnd, bus: Bus): Promise<void> {
     statusBar.registerStatusItem(ID, { item: new Widget({ node: item.node }), align: 'left', rank: 50 });
     addViewer(shown => item.show(shown));
   }
-  setTimeout(() => {
-    void controller.measure();
-    fetchToasts();
-  }, SETTLED);
+  setTimeout(() => void controller.measure(), SETTLED);
 
   await follow(registry, bus, controller);
   bus.subscribe(controller.onEvent);

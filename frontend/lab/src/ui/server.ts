@@ -3,7 +3,7 @@
  * token the page would get now, and where "our" server is.
  */
 
-import type { ServerConnection } from '@jupyterlab/services';
+import { ServerConnection } from '@jupyterlab/services';
 import type { Connections } from 'jupyter-token-ws';
 
 const CAPABILITIES = 'api/token-ws/capabilities';
@@ -13,6 +13,8 @@ const WHO_AM_I = 'api/me';
 
 /** Milliseconds that a question may take. */
 const TIMEOUT = 10_000;
+
+const WITHOUT_COOKIE: RequestInit = { credentials: 'omit' };
 
 export interface ServerOptions {
   readonly settings: ServerConnection.ISettings;
@@ -49,29 +51,37 @@ export class Server {
   }
 
   /**
-   * Whether the server knows us, by what sockets show; `null` where that could not be found out. A page whose
-   * sockets cannot use the cookie takes the token that it would get if it was loaded now.
+   * Whether the server knows us, so that sockets and plain requests are admitted; `null` where that could not
+   * be found out.
+   *
+   * Who signs in gets a cookie, and the page goes on with its old token. Where that is in the way (a server
+   * may look at no cookie beside a token, and some pages' sockets have none), the page takes the token that it
+   * would get if it was loaded now.
    */
   async knows(): Promise<boolean | null> {
     const { connections, settings, setToken } = this._options;
-    if (connections.cookies) {
-      return this._admits(settings.token);
-    }
-    const admitted = await this._admits(settings.token, 'omit');
-    if (admitted !== false || this.foreign) {
+    const admitted = await this._admits(settings.token, connections.cookies ? {} : WITHOUT_COOKIE);
+    if (admitted !== false || !settings.token || this.foreign) {
       return admitted;
     }
-    const token = await this._tokenOfPage();
-    if (!token || token === settings.token || !(await this._admits(token, 'omit'))) {
-      return false;
+    const byCookie = await this._admits('');
+    if (!byCookie) {
+      return byCookie;
     }
-    setToken(token);
-    return true;
+    const token = await this._tokenOfPage();
+    if (token && token !== settings.token && (await this._admits(token, WITHOUT_COOKIE))) {
+      setToken(token);
+      return true;
+    }
+    if (connections.cookies) {
+      setToken(''); // none is better than one that is refused
+    }
+    return connections.cookies;
   }
 
   /** Use this token if the server takes it. */
   async tryToken(token: string): Promise<boolean> {
-    const taken = (await this._admits(token, 'omit')) === true;
+    const taken = (await this._admits(token, WITHOUT_COOKIE)) === true;
     if (taken) {
       this._options.setToken(token);
     }
@@ -105,7 +115,9 @@ export class Server {
   /** The address of the server that is ours, where this one knows it. */
   async otherServer(): Promise<string | null> {
     try {
-      const response = await this._get(LOGIN, this._headers(this._options.settings.token));
+      const { token } = this._options.settings;
+      const headers = token ? { Authorization: `token ${token}` } : {};
+      const response = await this._get(LOGIN, { headers });
       const found = (await response.json()) as { server?: { base_url?: unknown } } | null;
       const address = found?.server?.base_url;
       return response.ok && typeof address === 'string' && isPage(address) ? new URL(address).href : null;
@@ -114,13 +126,20 @@ export class Server {
     }
   }
 
-  private async _admits(token: string, credentials?: 'omit'): Promise<boolean | null> {
+  private async _admits(token: string, init: RequestInit = {}): Promise<boolean | null> {
+    const { settings } = this._options;
     try {
-      const response = await this._get(WHO_AM_I, {
-        redirect: 'manual', // to a login page
-        ...this._headers(token),
-        ...(credentials ? { credentials } : {})
-      });
+      // As JupyterLab asks: under a Hub, a cookie counts only together with what it adds.
+      const response = await ServerConnection.makeRequest(
+        this.base + WHO_AM_I,
+        {
+          redirect: 'manual', // to a login page
+          cache: 'no-store',
+          signal: AbortSignal.timeout(TIMEOUT),
+          ...init
+        },
+        { ...settings, token }
+      );
       if (response.type === 'opaqueredirect' || [401, 403].includes(response.status)) {
         return false;
       }
@@ -133,7 +152,7 @@ export class Server {
   /** What a page that was loaded now would hold. */
   private async _tokenOfPage(): Promise<string | null> {
     try {
-      const response = await this._options.settings.fetch(location.href, {
+      const response = await this._options.settings.fetch(location.origin + location.pathname, {
         cache: 'no-store',
         credentials: 'same-origin',
         signal: AbortSignal.timeout(TIMEOUT)
@@ -145,10 +164,6 @@ export class Server {
     } catch {
       return null;
     }
-  }
-
-  private _headers(token: string): RequestInit {
-    return token ? { headers: { Authorization: `token ${token}` } } : {};
   }
 
   private _get(path: string, init: RequestInit): Promise<Response> {

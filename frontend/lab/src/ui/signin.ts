@@ -64,8 +64,12 @@ export class SignIn {
     }
   }
 
-  /** The user wants to sign in. */
-  begin(address: Promise<string>): void {
+  /**
+   * The user wants to sign in.
+   *
+   * @returns whether there is a window for that
+   */
+  begin(address: Promise<string>): boolean {
     this._begun = true;
     if (this._window && !this._window.closed) {
       this._window.close();
@@ -73,6 +77,7 @@ export class SignIn {
     this._window = this._open(address);
     this._windowSince = Date.now();
     this._next();
+    return this._window !== null;
   }
 
   /** Ask at once. `begun`: a good answer counts even if it was never seen to be otherwise. */

@@ -75,9 +75,7 @@ export type Input =
   /** Somebody looks after this path: what used it lost it. */
   | { readonly kind: 'lost'; readonly path: string; readonly lost: Lost }
   /** Nobody needs this path any more. */
-  | { readonly kind: 'settled'; readonly path: string }
-  /** The user has everything tried again that failed without a reason. */
-  | { readonly kind: 'again' };
+  | { readonly kind: 'settled'; readonly path: string };
 
 export interface Notice {
   readonly topic: Topic;
@@ -150,10 +148,10 @@ const TOPICS: readonly Topic[] = [
   'cut'
 ];
 
-/** While one of these holds, the ones after it are its consequences. */
+/** While one of these holds, the ones after it are its consequences, or cannot be helped before. */
 const HIDES: Readonly<Partial<Record<Topic, readonly Topic[]>>> = {
-  signed_out: ['stopped', 'not_attempted', 'blocked', 'down', 'waiting'],
-  down: ['blocked', 'waiting']
+  signed_out: ['stopped', 'gone', 'not_attempted', 'blocked', 'down', 'waiting'],
+  down: ['gone', 'blocked', 'waiting']
 };
 
 /** The state after `input`. `now` in seconds of any clock that only goes forward. */
@@ -212,7 +210,17 @@ function change(state: State, input: Input, now: number): Partial<State> {
         })
       };
     }
-    case 'released':
+    case 'released': {
+      const line = state.lines.get(input.path);
+      const hopes = line?.cause === 'server_down' || line?.cause === 'websockets_blocked';
+      return {
+        // What it waits for may be as it was, and nobody says so a second time.
+        lines: hopes
+          ? new Map(state.lines).set(input.path, { ...line, since: now })
+          : unless(state.lines, (_, path) => path === input.path),
+        lost: without(state.lost, input.path)
+      };
+    }
     case 'settled':
       return {
         lines: unless(state.lines, (_, path) => path === input.path),
@@ -224,8 +232,6 @@ function change(state: State, input: Input, now: number): Partial<State> {
         : { known: input.known };
     case 'reached':
       return { lines: unless(state.lines, line => line.cause === 'server_down') };
-    case 'again':
-      return { lines: unless(state.lines, line => line.state === 'unexplained') };
     case 'lost':
       return { lost: new Map(state.lost).set(input.path, input.lost) };
     case 'dismissed':

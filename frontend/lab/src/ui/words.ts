@@ -138,6 +138,11 @@ export function kernelId(path: string): string | null {
   return id === undefined ? null : decoded(id);
 }
 
+/** The path of a kernel's channels. */
+export function kernelPath(id: string): string {
+  return `api/kernels/${encodeURIComponent(id)}/channels`;
+}
+
 /** The name of the terminal that a path is; `null` for other paths. */
 export function terminalName(path: string): string | null {
   const name = /^terminals\/websocket\/([^/]+)$/.exec(path)?.[1];

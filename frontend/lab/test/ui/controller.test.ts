@@ -21,7 +21,8 @@ const documents = {
   nameOf: vi.fn(() => null),
   missing: vi.fn(),
   replace: vi.fn((paths: string[]) => Promise.resolve(paths)),
-  reconnect: vi.fn()
+  reconnect: vi.fn(),
+  refresh: vi.fn()
 };
 const server = {
   base: 'https://host/',
@@ -137,8 +138,18 @@ describe('signed out', () => {
     await pass(2);
     expect(connections.release.mock.calls.flat()).toEqual([kernel(1), kernel(2), EVENTS]);
     expect(documents.reconnect).toHaveBeenCalledOnce();
+    expect(documents.refresh).not.toHaveBeenCalled();
     expect(messages()).toEqual([]);
     expect(word()).toBe('idle');
+    await pass(5);
+    expect(documents.refresh).toHaveBeenCalledOnce();
+  });
+
+  it('says where, if the browser opens no window', async () => {
+    vi.spyOn(window, 'open').mockReturnValue(null);
+    park(EVENTS, 'token_expired');
+    await press('Sign in again');
+    expect(ask.tell.mock.lastCall?.[1]).toContain('https://host/in');
   });
 
   it('put away stays away, and is still the state', () => {
@@ -213,6 +224,8 @@ describe('trying again', () => {
     expect(word()).toBe(topic);
     await press('Try again');
     expect(messages()).toEqual([]);
+    await pass(10);
+    expect(messages()).toHaveLength(topic === 'not_attempted' ? 0 : 1); // that one is told each time
   });
 });
 

@@ -1,5 +1,5 @@
 import { Signal } from '@lumino/signaling';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Documents, type DocumentWidget } from '../../src/ui/documents.js';
 import type { Lost } from '../../src/ui/state.js';
 import { EVENTS, kernel, terminal } from './events.js';
@@ -14,6 +14,7 @@ class Context {
   kernelPreference: { name?: string } = {};
   readonly kernelChanged = new Signal<this, void>(this);
   readonly disposed = new Signal<this, void>(this);
+  readonly sessionChanged = new Signal<this, { oldValue: unknown; newValue: unknown }>(this);
   readonly asked: unknown[] = [];
   fails = false;
 
@@ -35,9 +36,12 @@ class Context {
     return Promise.resolve();
   }
 
+  /** JupyterLab found that the session is not there any more. */
   lose(): void {
-    this.prevKernelName = this.session?.kernel?.name ?? '';
+    const oldValue = this.session;
+    this.prevKernelName = oldValue?.kernel?.name ?? '';
     this.session = null;
+    this.sessionChanged.emit({ oldValue, newValue: null });
     this.kernelChanged.emit();
   }
 
@@ -52,6 +56,7 @@ let lost: [string, Lost][];
 let settled: [string, boolean][];
 let documents: Documents;
 let refresh: () => Promise<void>;
+let alive: () => Promise<boolean>;
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -59,9 +64,11 @@ beforeEach(() => {
   lost = [];
   settled = [];
   refresh = () => Promise.resolve();
+  alive = () => Promise.resolve(false);
   documents = new Documents({
     widgets: () => widgets,
     refresh: () => refresh(),
+    alive: () => alive(),
     onLost: (path, one) => lost.push([path, one]),
     onSettled: (path, free) => settled.push([path, free])
   });
@@ -124,6 +131,70 @@ it.each([
   context.lose();
   await pass();
   expect([lost, settled]).toEqual([[], [[kernel('1'), true]]]);
+});
+
+describe('kernels that JupyterLab misses first', () => {
+  /** Documents are known from the first time that somebody asks for them. */
+  const know = (...contexts: Context[]): void => {
+    contexts.forEach(context => show(context));
+    documents.nameOf(EVENTS);
+    documents.nameOf(EVENTS);
+  };
+
+  it('are said to be gone', async () => {
+    const [first, second] = [new Context('1'), new Context('1')];
+    know(first, second);
+    first.lose();
+    second.lose();
+    documents.missing(kernel('1'));
+    expect(lost).toEqual([]);
+    await pass();
+    expect(lost).toEqual([[kernel('1'), { topic: 'gone', name: '', replaceable: true }]]);
+    await documents.replace([kernel('1')]);
+    expect([first.asked, second.asked]).toEqual([[{ name: 'python3' }], [{ id: 'new' }]]);
+  });
+
+  it('once, if their sockets hear it as well', async () => {
+    const context = new Context('1');
+    know(context);
+    documents.missing(kernel('1'));
+    context.lose();
+    await pass();
+    expect(lost).toHaveLength(1);
+  });
+
+  it.each([
+    ['shut down here', (one: Context) => documents.deletes(`api/sessions/${one.session?.id}`)],
+    ['being shut down', (one: Context) => (one.isTerminating = true)],
+    ['still there', () => (alive = () => Promise.resolve(true))],
+    ['not to be asked for', () => (alive = () => Promise.reject(new Error('offline')))],
+    ['not there at all', (one: Context) => (one.session!.kernel = null)]
+  ])('are not if they are %s', async (_, prepare) => {
+    const context = new Context('1');
+    know(context);
+    prepare(context);
+    context.lose();
+    await pass();
+    expect(lost).toEqual([]);
+  });
+
+  it('are not if there is another session, or there was none', async () => {
+    const context = new Context('1');
+    know(context);
+    context.sessionChanged.emit({ oldValue: context.session, newValue: context.session });
+    context.sessionChanged.emit({ oldValue: null, newValue: null });
+    await pass();
+    expect(lost).toEqual([]);
+  });
+
+  it('do not matter if their document was closed meanwhile', async () => {
+    const context = new Context('1');
+    know(context);
+    context.lose();
+    context.dispose();
+    await pass();
+    expect([lost, settled]).toEqual([[], [[kernel('1'), true]]]);
+  });
 });
 
 it('a kernel that something still holds is not free', async () => {

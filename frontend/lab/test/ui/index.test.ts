@@ -127,7 +127,10 @@ function frontend(): Frontend {
   const app = {
     commands: new CommandRegistry(),
     resolveOptionalService: (token: Token<unknown>) => Promise.resolve(services.get(token) ?? null),
-    serviceManager: { sessions: { refreshRunning: () => Promise.resolve() } },
+    serviceManager: {
+      sessions: { refreshRunning: () => Promise.resolve() },
+      kernels: { refreshRunning: () => Promise.resolve(), running: () => [{ id: 'd' }].values() }
+    },
     shell: {
       widgets: (area: string) => {
         if (!widgets[area]) {
@@ -223,6 +226,10 @@ it('has notifications fetched while there is a server, and shows none', async ()
   await activate(app, bus);
   Notification.manager.changed.connect(note);
   await pass(10);
+  expect(changes).toEqual([]);
+  bus.publish(open(EVENTS));
+  bus.publish(open(EVENTS));
+  await pass(10);
   Notification.manager.changed.disconnect(note);
   expect([changes, messages()]).toEqual([['removed'], []]);
 });
@@ -276,7 +283,11 @@ it('knows whose kernel is gone, and forgets those that nobody wants', async () =
   const { app, bus, connections, widgets } = frontend();
   const context = (id: string): object => {
     const made = { isTerminating: false, isDisposed: false, changeKernel: vi.fn(), name: `${id}.ipynb` };
-    const signals = { kernelChanged: new Signal(made), disposed: new Signal(made) };
+    const signals = {
+      kernelChanged: new Signal(made),
+      disposed: new Signal(made),
+      sessionChanged: new Signal(made)
+    };
     return Object.assign(made, signals, { session: { id: `s-${id}`, kernel: { id, name: 'python3' } } });
   };
   widgets.main!.push(...['a', 'b', 'c'].map(id => ({ sessionContext: context(id) })));
@@ -289,6 +300,22 @@ it('knows whose kernel is gone, and forgets those that nobody wants', async () =
   await pass(3);
   expect(messages()).toEqual([expect.stringContaining('The kernel of a.ipynb is gone')]);
   expect(release.mock.calls).toEqual([[kernel('b')]]);
+});
+
+it('knows which kernels there are where JupyterLab drops them', async () => {
+  const { app, bus, widgets } = frontend();
+  const changes = ['d', 'e'].map(id => {
+    const made = { isTerminating: false, isDisposed: false, changeKernel: vi.fn(), session: null };
+    const sessionChanged = new Signal<object, object>(made);
+    const signals = { kernelChanged: new Signal(made), disposed: new Signal(made), sessionChanged };
+    widgets.main!.push({ sessionContext: Object.assign(made, signals, { name: `${id}.ipynb` }) });
+    return () => sessionChanged.emit({ oldValue: { id: `s-${id}`, kernel: { id } }, newValue: null });
+  });
+  await activate(app, bus);
+  bus.publish(open(kernel('e')));
+  changes.forEach(change => change());
+  await pass(3);
+  expect(messages()).toEqual([expect.stringContaining('The kernel of e.ipynb is gone')]);
 });
 
 /** Press the button of the only notification. */

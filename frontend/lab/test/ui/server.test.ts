@@ -6,8 +6,11 @@ import { Server, watchDeletions } from '../../src/ui/server.js';
 const BASE = 'https://host/user/ann/';
 
 interface Asked {
+  /** Without what is there to outwit caches. */
   readonly url: string;
-  readonly init: RequestInit & { readonly headers?: { readonly Authorization?: string } };
+  /** The token that is shown, or `null`. */
+  readonly token: string | null;
+  readonly init: Pick<Request, 'credentials' | 'redirect' | 'headers'>;
 }
 
 let asked: Asked[];
@@ -31,7 +34,9 @@ function serverWith({
   capabilities = {} as object | null | Error
 } = {}): Server {
   const fetch = (input: RequestInfo | URL, init: RequestInit = {}): Promise<Response> => {
-    const one = { url: String(input), init } as Asked;
+    const request = new Request(input, init);
+    const token = request.headers.get('Authorization')?.replace(/^token /, '') ?? null;
+    const one = { url: request.url.replace(/\?\d+$/, ''), token, init: request };
     asked.push(one);
     return Promise.resolve().then(() => answer(one));
   };
@@ -62,37 +67,34 @@ const redirect = (): Response => Object.defineProperty(new Response(), 'type', {
 describe('whether the server knows us', () => {
   it.each([
     [status(200), true],
-    [status(401), false],
-    [status(403), false],
-    [redirect, false],
     [status(500), null],
     [status(404), null],
     [fails, null]
-  ])('by cookie and token, as JupyterLab asks', async (how, known) => {
+  ])('is asked by cookie and token, as JupyterLab asks', async (how, known) => {
     answer = how;
     expect(await serverWith().knows()).toBe(known);
     expect(asked).toHaveLength(1);
     expect(asked[0]).toMatchObject({
       url: `${BASE}api/me`,
-      init: {
-        headers: { Authorization: 'token old' },
-        credentials: 'same-origin',
-        cache: 'no-store',
-        redirect: 'manual'
-      }
+      token: 'old',
+      init: { credentials: 'same-origin', redirect: 'manual' }
     });
   });
 
-  it('by cookie alone where there is no token', async () => {
-    expect(await serverWith({ token: '' }).knows()).toBe(true);
-    expect(asked[0]?.init.headers).toBe(undefined);
-  });
+  it.each([status(401), status(403), redirect])(
+    'it does not where it refuses or asks for a login',
+    async how => {
+      answer = how;
+      expect(await serverWith({ token: '' }).knows()).toBe(false);
+      expect(asked.map(one => one.token)).toEqual([null]);
+      expect(await serverWith().knows()).toBe(false);
+      expect(tokens).toEqual([]);
+    }
+  );
 
-  it('by the token alone where sockets have no cookie', async () => {
+  it('is asked by the token alone where sockets have no cookie', async () => {
     expect(await serverWith({ cookies: false }).knows()).toBe(true);
-    expect(asked[0]).toMatchObject({
-      init: { headers: { Authorization: 'token old' }, credentials: 'omit' }
-    });
+    expect(asked[0]).toMatchObject({ token: 'old', init: { credentials: 'omit' } });
     answer = fails;
     expect(await serverWith({ cookies: false }).knows()).toBe(null);
     expect(tokens).toEqual([]);
@@ -101,34 +103,52 @@ describe('whether the server knows us', () => {
   const page = (config: string): string =>
     `<html><script id="jupyter-config-data" type="application/json">${config}</script></html>`;
 
-  /** A page that has the token by now, and a server that takes `good`. */
-  const renewed = (html: string) => {
-    return ({ url, init }: Asked): Response =>
-      url === `${BASE}lab`
-        ? new Response(html)
-        : new Response('{}', { status: init.headers?.Authorization === 'token good' ? 200 : 403 });
+  /** A server that takes the token `good` and, where no token is shown, the cookie; the page is `html`. */
+  const signedIn = (html: string | null) => {
+    return ({ url, token, init }: Asked): Response => {
+      if (url === `${BASE}lab`) {
+        return html === null ? fails() : new Response(html);
+      }
+      const good = token === null ? init.credentials !== 'omit' : token === 'good';
+      return new Response('{}', { status: good ? 200 : 403 });
+    };
   };
 
-  it('takes the token that the page would get now', async () => {
-    answer = renewed(page('{"token": "good"}'));
-    const server = serverWith({ cookies: false });
+  it.each([true, false])('takes the token that the page would get now; cookies: %s', async cookies => {
+    vi.stubGlobal('location', new URL(`${BASE}lab?reset#x`));
+    answer = signedIn(page('{"token": "good"}'));
+    const server = serverWith({ cookies });
     expect(await server.knows()).toBe(true);
     expect(tokens).toEqual(['good']);
-    expect(asked[1]).toMatchObject({ url: `${BASE}lab`, init: { credentials: 'same-origin' } });
+    expect(asked[2]).toMatchObject({ url: `${BASE}lab`, init: { credentials: 'same-origin' } });
     expect(await server.knows()).toBe(true);
     expect(tokens).toEqual(['good']);
   });
 
-  it.each([
-    page('{"token": "old"}'),
-    page('{"token": "bad"}'),
-    page('{"token": 1}'),
-    page('nonsense'),
-    '<html>'
-  ])('unless it is none, or no better: %s', async html => {
-    answer = renewed(html);
-    expect(await serverWith({ cookies: false }).knows()).toBe(false);
-    expect(tokens).toEqual([]);
+  const useless = ['{"token": "old"}', '{"token": "bad"}', '{"token": ""}', '{"token": 1}', 'nonsense'];
+
+  it.each([...useless.map(page), '<html>', null])(
+    'goes on without a token where the page has none that is better: %s',
+    async html => {
+      answer = signedIn(html);
+      expect(await serverWith().knows()).toBe(true);
+      expect(tokens).toEqual(['']);
+      tokens = [];
+      expect(await serverWith({ cookies: false }).knows()).toBe(false);
+      expect(tokens).toEqual([]);
+    }
+  );
+
+  it('shows what else a Hub wants beside a cookie', async () => {
+    document.cookie = '_xsrf=2|abc';
+    await serverWith({ token: '' }).knows();
+    expect(asked[0]?.init.headers.get('X-XSRFToken')).toBe('2|abc');
+  });
+
+  it('does not ask for the page before somebody signed in', async () => {
+    answer = ({ token }) => (token ? status(403)() : fails());
+    expect(await serverWith().knows()).toBe(null);
+    expect(asked.map(one => one.url)).toEqual(Array(2).fill(`${BASE}api/me`));
   });
 
   it('a page from elsewhere has nothing to ask for', async () => {
@@ -140,7 +160,7 @@ describe('whether the server knows us', () => {
   });
 
   it('takes a token from the user if it is good', async () => {
-    answer = renewed('');
+    answer = signedIn('');
     const server = serverWith({ cookies: false });
     expect([await server.tryToken('bad'), await server.tryToken('good')]).toEqual([false, true]);
     expect(tokens).toEqual(['good']);
@@ -163,9 +183,9 @@ describe('the round trip', () => {
     expect(await serverWith().roundTrip()).toBeGreaterThanOrEqual(0);
     expect(asked[0]).toMatchObject({
       url: `${BASE}api/token-ws/capabilities`,
-      init: { credentials: 'omit', cache: 'no-store' }
+      init: { credentials: 'omit' }
     });
-    expect(asked[0]?.init.headers).toBe(undefined);
+    expect(asked[0]?.token).toBe(null);
   });
 
   it('needs a server', async () => {
@@ -187,10 +207,9 @@ describe('another server', () => {
   it('is asked for', async () => {
     answer = says({ server: { base_url: 'https://other/user/ann/' } });
     expect(await serverWith().otherServer()).toBe('https://other/user/ann/');
-    expect(asked[0]).toMatchObject({
-      url: `${BASE}api/token-ws/login`,
-      init: { headers: { Authorization: 'token old' } }
-    });
+    expect(asked[0]).toMatchObject({ url: `${BASE}api/token-ws/login`, token: 'old' });
+    await serverWith({ token: '' }).otherServer();
+    expect(asked[1]?.token).toBe(null);
   });
 
   it.each([

@@ -182,9 +182,16 @@ describe('failures without a reason', () => {
     expect(told.at(120).view).toMatchObject({ word: 'down', notices: [] });
   });
 
-  it('trying again begins anew', () => {
-    const told = story(unexplained(EVENTS, 'not_attempted'), parked(kernel(1), 'forbidden'));
-    expect(told.then({ kind: 'again' }).topics).toEqual(['stopped']);
+  it.each([
+    ['server_down', 'down'],
+    ['websockets_blocked', 'blocked']
+  ] as const)('trying again begins anew, and may end the same: %s', (cause, topic) => {
+    const told = story(unexplained(EVENTS, cause)).at(120);
+    expect(told.topics).toEqual([topic]);
+    told.then(released(EVENTS));
+    expect(told.view).toMatchObject({ word: 'connecting', notices: [] });
+    expect(told.at(130).topics).toEqual([topic]);
+    expect(told.then({ kind: 'settled', path: EVENTS }).view.word).toBe('idle');
   });
 });
 
@@ -286,6 +293,14 @@ describe('kernels and terminals that are gone', () => {
     told.then({ kind: 'settled', path: kernel(1) }, released(kernel(2)), open(kernel(3)));
     expect(told.topics).toEqual(['ended']);
     expect(told.view.word).toBe('connected');
+  });
+
+  it('are told when something can be done about it', () => {
+    const told = story({ kind: 'lost', path: kernel(1), lost: LOST }, parked(EVENTS, 'token_expired'));
+    expect(told.topics).toEqual(['signed_out']);
+    expect(told.then(released(EVENTS)).topics).toEqual(['gone']);
+    expect(told.then(unexplained(EVENTS, 'server_down')).at(200).topics).toEqual(['down']);
+    expect(told.then(open(EVENTS)).topics).toEqual(['gone']);
   });
 
   it('put away are forgotten', () => {
