@@ -21,7 +21,7 @@ import select
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,14 +104,14 @@ class Experience:
             seconds = tests[test].seconds / (1 + self._by_module[module, test])
             return seconds if own in test else 4 * seconds
 
-        # One of each kind before the second of any: what a test is run with matters less than what
-        # it does.
+        # A second's worth of each kind before more of any: what a test is run with matters less than
+        # what it does.
         rank: dict[str, tuple[int, int]] = {}
-        kinds: Counter[str] = Counter()
+        kinds: defaultdict[str, float] = defaultdict(float)
         for test in sorted((t for t in tests if function in tests[t].functions), key=cost):
             kind = test.partition("[")[0]
-            rank[test] = -self._by_function[function, test], kinds[kind]
-            kinds[kind] += 1
+            rank[test] = -self._by_function[function, test], int(kinds[kind])
+            kinds[kind] += tests[test].seconds
         chosen: list[str] = []
         spent = 0.0
         for test in sorted(rank, key=rank.__getitem__):

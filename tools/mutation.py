@@ -112,11 +112,9 @@ def _run(options: argparse.Namespace) -> dict[str, str]:
     def status_of(mutant: str) -> str:
         return str(status_by_exit_code[outcome_of(mutant)])
 
-    todo = [
-        mutant
-        for mutant in chosen
-        if outcome_of(mutant) is None or (options.again and status_of(mutant) in MISSED)
-    ]
+    todo = [mutant for mutant in chosen if outcome_of(mutant) is None]
+    if options.again:
+        todo += [mutant for mutant in chosen if status_of(mutant) in MISSED]
     noticed_by: dict[str, str] = {}
     if mutant_runner.NOTICED_BY.exists():
         noticed_by = json.loads(mutant_runner.NOTICED_BY.read_text(encoding="utf-8"))

@@ -46,7 +46,7 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
     options, request, settings = guard.options, handler.request, handler.settings
     base_path = settings.get("base_url", "/")
     base_url = f"{request.protocol}://{request.host}{base_path}"
-    ws_url = settings.get("websocket_url") or f"ws{base_url.removeprefix('http')}"
+    ws_url = settings.get("websocket_url") or ""
     if not ws_url.startswith(("ws://", "wss://")):
         ws_url = f"ws{base_url.removeprefix('http')}"
     elif not ws_url.rstrip("/").endswith(base_path.rstrip("/")):

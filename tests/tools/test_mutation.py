@@ -130,6 +130,9 @@ def test_tests_that_differ_are_tried_before_those_that_are_run_with_other_values
     tests = {f"tests/test_b.py::test_{name}": Measured(1, [F]) for name in ("x[1]", "x[2]", "y[1]")}
     one, two, other = tests
     assert Experience({}).tests_for(f"{F}__mutmut_1", tests, 100) == [one, other, two]
+    for test in tests.values():
+        test.seconds = 0.1
+    assert Experience({}).tests_for(f"{F}__mutmut_1", tests, 100) == [one, two, other]
 
 
 def test_patience_ends_but_not_before_the_first_test():

@@ -61,7 +61,7 @@ from tests.support.providers import (
     Sent,
     session_user,
 )
-from tests.support.recording import OpenToAll, Protected, request_for
+from tests.support.recording import OpenToAll, Protected, Recorder, request_for
 from tests.support.waiting import auntil
 from tests.unit.guard.conftest import EXTENSIONS
 
@@ -1247,6 +1247,20 @@ async def test_C3_4_good_token_that_the_provider_does_not_call_one_is_not_wrong_
     headers = {"Origin": EVIL, "Authorization": f"Bearer {TOKEN}"}
     answer = await door.refused("here", ["own", REASON_MARKER], headers)
     assert (answer.status, answer.body) == (403, b"Cross origin websockets not allowed")
+
+
+@pytest.mark.parametrize("kind", [OFF], ids=str)
+async def test_C3_3_where_authentication_is_off_no_token_is_wrong(door):
+    class Forbids(Recorder):
+        """tornado's own."""
+
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            raise web.HTTPError(403)
+
+    door.add("forbids", Forbids)
+    for path, offer in (("forbids", WRONG), (f"forbids?token={BAD}", [REASON_MARKER])):
+        assert (await door.refused(path, offer)).slug == "forbidden"
+    assert (await door.refused("forbids", [REASON_MARKER])).slug == "credentials_missing"
 
 
 class CookiesElsewhere(IdentityProvider):

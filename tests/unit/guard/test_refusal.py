@@ -268,6 +268,40 @@ async def test_C3_3_other_redirects_are_the_handlers_own(door, caplog):
     assert (answer.status, answer.headers["location"]) == (307, ["/elsewhere"])
 
 
+async def test_C3_3_a_redirect_that_was_put_on_the_handler_itself(door):
+    """As jupyter-server-proxy does with methods of a parent class."""
+
+    class Mixed(Socket):
+        def initialize(self, seen=None):
+            vars(self)["redirect"] = self.elsewhere
+
+        def elsewhere(self, url):
+            self.set_status(303)
+            self.set_header("Location", f"/elsewhere{url}")
+            self.finish()
+
+        async def get(self):
+            self.redirect("/x")
+
+    door.add("mixed", Mixed)
+    told = await door.refused("mixed", [REASON_MARKER])
+    assert (told.code, told.slug) == (4401, "credentials_missing")
+    for offer in (None, [MARKER, bearing(door.token), REASON_MARKER]):
+        answer = await door.refused("mixed", offer)
+        assert (answer.status, answer.headers["location"]) == (303, ["/elsewhere/x"])
+
+
+async def test_C3_3_an_error_that_was_sent_and_not_raised(door):
+    class Sends(Socket):
+        async def get(self):
+            self.send_error(410)
+
+    door.add("sends", Sends)
+    told = await door.refused("sends", [MARKER, bearing(door.token), REASON_MARKER])
+    assert (told.code, told.slug) == (4410, "gone")
+    assert (await door.refused("sends")).status == 410
+
+
 async def test_C3_3_a_plain_answer_is_plain_text(door):
     answer = await door.refused(EVENTS)
     assert (answer.status, answer.body) == (403, b"credentials_missing: sign in first\n")

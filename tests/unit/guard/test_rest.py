@@ -248,7 +248,7 @@ async def test_C4_4_pages_carry_the_document(door):
 async def test_C4_4_a_hook_of_others_is_asked_too(door):
     def theirs(handler, config):
         assert "tokenWebSocket" in config
-        return {**config, "added": True}
+        return {**config, "added": True, "path": handler.request.path}
 
     settings = door.app.web_app.settings
     settings["page_config_hook"] = theirs  # set by an extension that came later
@@ -256,6 +256,7 @@ async def test_C4_4_a_hook_of_others_is_asked_too(door):
     rest.add_to_pages(settings)
     config = await Page(door).config()
     assert config["added"] is True
+    assert config["path"].startswith(door.base)
     assert config["theirs"] == 1
     assert config["tokenWebSocket"] == await document(door)
 
