@@ -306,6 +306,7 @@ async def test_C3_3_a_plain_answer_is_plain_text(door):
     answer = await door.refused(EVENTS)
     assert (answer.status, answer.body) == (403, b"credentials_missing: sign in first\n")
     assert answer.headers["content-type"] == ["text/plain; charset=utf-8"]
+    assert "retry-after" not in answer.headers
 
 
 # -- C3.5: what a refusal may cost -----------------------------------------------------------------
