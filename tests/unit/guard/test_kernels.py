@@ -569,6 +569,12 @@ class WaitingAuthorizer(AllowAllAuthorizer):
         return True
 
 
+def open_sessions(kernel: Kernel) -> int:
+    """How many connections of the kernel upstream keeps."""
+    keys = ZMQChannelsWebsocketConnection._open_sessions
+    return sum(key.startswith(f"{kernel.id}:") for key in keys)
+
+
 @pytest.mark.parametrize("where", ["before upstream's connection", "after it"])
 async def test_C2_8_who_leaves_before_the_101_is_not_counted_off(kernel, users, guard, where):
     Waiting.reached, Waiting.go_on = asyncio.Event(), asyncio.Event()
@@ -583,8 +589,10 @@ async def test_C2_8_who_leaves_before_the_101_is_not_counted_off(kernel, users, 
         early = await knock_and_leave(kernel, "b2", bob)
         await asyncio.wait_for(Waiting.reached.wait(), 10)
         assert len(guard.opening) == 1
+        assert open_sessions(kernel) == (2 if where == "after it" else 1)
         early.vanish()
         await auntil(lambda: not guard.opening, "the early leaver to be gone")
+        assert open_sessions(kernel) == 1, "what upstream prepared is not given back"
         assert kernel.connections == 1
         assert kernel.id not in kernel.app.kernel_manager._kernel_buffers
         Waiting.go_on.set()
