@@ -136,7 +136,7 @@ def _refusing(place: Place, directory: Path, reason: str) -> Iterator[tuple[Serv
 
 
 @each_place
-def test_C3_6_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tmp_path):
+def test_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "too_many_connections 15") as (server, file),
         _visit(place, browser, server) as (frontend, _),
@@ -161,7 +161,7 @@ def test_C3_6_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tm
 
 @pytest.mark.heavy
 @each_place
-def test_C3_6_output_that_was_cut(place, browser, tmp_path):
+def test_output_that_was_cut(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "backlog_full") as (server, file),
         _visit(place, browser, server) as (frontend, _),
@@ -176,7 +176,7 @@ def test_C3_6_output_that_was_cut(place, browser, tmp_path):
 
 @pytest.mark.heavy
 @each_place
-def test_C3_6_a_server_that_is_elsewhere(place, browser, tmp_path):
+def test_a_server_that_is_elsewhere(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "other_server") as (server, _),
         _visit(place, browser, server) as (frontend, _),
@@ -194,7 +194,7 @@ def test_C3_6_a_server_that_is_elsewhere(place, browser, tmp_path):
 
 @pytest.mark.heavy
 @each_place
-def test_C3_6_a_refusal_for_good(place, browser, tmp_path):
+def test_a_refusal_for_good(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "forbidden") as (server, file),
         _visit(place, browser, server) as (frontend, _),
