@@ -203,10 +203,13 @@ def test_C2_9_one_word_when_nothing_is_good_any_more(place, window, browser, tmp
         notification = toast(page, SIGNED_OUT)
         notification.wait_for()
         page.wait_for_timeout(window * 1000)
-        ended = time.time()
-        log = proxy.requests()
-        asked = _per_path(log, begun, ended)
-        assert {path.rpartition("/")[2] for path in asked} == {"channels", "subscribe"}
+
+        def asked_so_far() -> Counter[str] | None:
+            counted = _per_path(proxy.requests(), begun, time.time())
+            names = {path.rpartition("/")[2] for path in counted}
+            return counted if names == {"channels", "subscribe"} else None
+
+        asked = wait(page, asked_so_far, "every socket was refused")
         assert max(asked.values()) <= 2, asked
         assert len(restarts.told(page)) == 1
         screenshot(page, "signed-out")

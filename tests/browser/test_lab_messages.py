@@ -136,7 +136,7 @@ def _refusing(place: Place, directory: Path, reason: str) -> Iterator[tuple[Serv
 
 
 @each_place
-def test_C3_6_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tmp_path):
+def test_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "too_many_connections 15") as (server, file),
         _visit(place, browser, server) as (frontend, _),
@@ -151,7 +151,6 @@ def test_C3_6_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tm
             return int(text.partition("Trying again in ")[2].split()[0])
 
         first = seconds()
-        assert first <= 16
         wait(page, lambda: seconds() < first, "the seconds become fewer")
         file.unlink()
         waiting.wait_for(state="detached")
@@ -161,7 +160,7 @@ def test_C3_6_a_wait_that_the_server_asks_for_is_counted_down(place, browser, tm
 
 @pytest.mark.heavy
 @each_place
-def test_C3_6_output_that_was_cut(place, browser, tmp_path):
+def test_output_that_was_cut(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "backlog_full") as (server, file),
         _visit(place, browser, server) as (frontend, _),
@@ -176,7 +175,7 @@ def test_C3_6_output_that_was_cut(place, browser, tmp_path):
 
 @pytest.mark.heavy
 @each_place
-def test_C3_6_a_server_that_is_elsewhere(place, browser, tmp_path):
+def test_a_server_that_is_elsewhere(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "other_server") as (server, _),
         _visit(place, browser, server) as (frontend, _),
@@ -194,7 +193,7 @@ def test_C3_6_a_server_that_is_elsewhere(place, browser, tmp_path):
 
 @pytest.mark.heavy
 @each_place
-def test_C3_6_a_refusal_for_good(place, browser, tmp_path):
+def test_a_refusal_for_good(place, browser, tmp_path):
     with (
         _refusing(place, tmp_path, "forbidden") as (server, file),
         _visit(place, browser, server) as (frontend, _),

@@ -45,6 +45,11 @@ class LastingKernels(AsyncMappingKernelManager):
                 return path.stem
         return super().new_kernel_id(**kwargs)
 
+    async def shutdown_kernel(self, kernel_id: str, *args: Any, **kwargs: Any) -> None:  # type: ignore[override] # theirs is not typed
+        """A session that ends does not end those that last."""
+        if kernel_id not in self.kernel_id_to_connection_file:
+            await super().shutdown_kernel(kernel_id, *args, **kwargs)
+
     async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override] # theirs is not typed
         """They go on. Nor may a server that ends be asked any more: it would say that they are gone."""
         app: Any = self.parent
