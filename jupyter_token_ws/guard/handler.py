@@ -442,11 +442,15 @@ class _Guarded(WebSocketHandler):
 
     def _budget_allows(self) -> bool:
         handshake = self._token_ws_handshake
+        digest = self._token_ws_guard.digest
         credential = handshake.offer.token or handshake.url_token or handshake.header_token
+        # A page whose server started anew asks for all its kernels at once, and each socket must
+        # hear that its own is gone. A stranger is not told more for asking at many paths.
+        known = self._known_user() is not None
         key = (
             self.request.remote_ip or "",
-            type(self).__qualname__,
-            self._token_ws_guard.digest(credential or self.request.headers.get("Cookie", "")),
+            digest(self.request.path) if known else type(self).__qualname__,
+            digest(credential or self.request.headers.get("Cookie", "")),
         )
         return self._token_ws_guard.refusals.allow(key)
 
