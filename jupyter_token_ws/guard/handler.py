@@ -26,13 +26,13 @@ from jupyter_token_ws.protocol.subprotocols import choose
 
 from . import kernels
 from .core import RETRY_AFTER_DRAINING, Guard, set_offer
-from .credentials import CredentialSource, remove_ours, shown
+from .credentials import CredentialSource, Shown, remove_ours
 from .handshake import Handshake, Stage
 from .identity import (
+    CookiesUndone,
     Judge,
     JudgedProvider,
     auth_enabled,
-    cookies_undone,
     names_users,
     undo_cookies,
 )
@@ -218,8 +218,8 @@ class _Guarded(WebSocketHandler):
         named = False
         if not _is_default_current_user(type(self)):
             with (
-                cookies_undone(self),
-                shown(
+                CookiesUndone(self),
+                Shown(
                     self.request,
                     authorization=f"token {token}",
                     keep_url_token=False,

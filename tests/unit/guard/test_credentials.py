@@ -674,7 +674,7 @@ def test_C2_3_url_token_that_is_no_text_is_no_obstacle():
 def test_C2_2_shown_hides_cookies_that_were_parsed_before():
     request = request_for("/p?token=a", {"Cookie": "a=1", "Authorization": "Basic x"})
     first = request.cookies
-    with credentials.shown(request, authorization=None, keep_url_token=False, keep_cookies=False):
+    with credentials.Shown(request, authorization=None, keep_url_token=False, keep_cookies=False):
         assert not request.cookies
         assert "Authorization" not in request.headers
         assert (request.uri, request.query, request.arguments) == ("/p", "", {})
@@ -689,12 +689,12 @@ def test_C2_2_shown_hides_cookies_that_were_parsed_before():
 
 def test_C2_3_shown_leaves_no_empty_cookies_behind():
     request = request_for("/", {"Cookie": "a=1"})
-    with credentials.shown(
+    with credentials.Shown(
         request, authorization="token x", keep_url_token=True, keep_cookies=False
     ):
         assert not request.cookies
     assert request.cookies["a"].value == "1"
-    with credentials.shown(
+    with credentials.Shown(
         request, authorization="token x", keep_url_token=True, keep_cookies=True
     ):
         assert request.cookies["a"].value == "1"
@@ -704,7 +704,7 @@ def test_C2_3_shown_restores_after_an_error():
     request = request_for("/p?token=a&b", {"Cookie": "a=1"})
     with (
         pytest.raises(KeyError),
-        credentials.shown(
+        credentials.Shown(
             request, authorization="token x", keep_url_token=False, keep_cookies=False
         ),
     ):
@@ -826,7 +826,7 @@ async def test_C2_3_a_good_token_that_was_not_used_is_gone_wherever_it_stands(
 
 def test_C2_3_a_header_that_was_lent_is_gone_also_where_the_judge_took_it_away():
     request = request_for("/", {})
-    with credentials.shown(
+    with credentials.Shown(
         request, authorization="token a", keep_url_token=False, keep_cookies=False
     ):
         assert request.headers["Authorization"] == "token a"
