@@ -20,8 +20,8 @@ export interface Ask {
   token(title: string, label: string): Promise<string | null>;
   /** Yes or no. */
   confirm(title: string, body: string, yes: string): Promise<boolean>;
-  /** Nothing: only says something. */
-  tell(title: string, body: string): Promise<void>;
+  /** Nothing: only says something. `address` is shown below it, as a link to a page of its own. */
+  tell(title: string, body: string, address?: string): Promise<void>;
 }
 
 export interface ControllerOptions {
@@ -146,10 +146,8 @@ export class Controller {
     if (!server.foreign) {
       const address = server.loginAddress();
       if (!this._signIn.begin(address)) {
-        await ask.tell(
-          title,
-          trans.__('Your browser opens no window. Sign in here, in another: %1', await address)
-        );
+        const body = trans.__('Your browser did not open a window for the login. Open it here:');
+        await ask.tell(title, body, await address);
       }
       return;
     }

@@ -149,7 +149,11 @@ describe('signed out', () => {
     vi.spyOn(window, 'open').mockReturnValue(null);
     park(EVENTS, 'token_expired');
     await press('Sign in again');
-    expect(ask.tell.mock.lastCall?.[1]).toContain('https://host/in');
+    expect(ask.tell.mock.lastCall?.[2]).toBe('https://host/in');
+    server.knows.mockResolvedValue(true);
+    window.dispatchEvent(new Event('focus'));
+    await pass(0);
+    expect(connections.release.mock.calls.flat()).toEqual([EVENTS]);
   });
 
   it('put away stays away, and is still the state', () => {
