@@ -18,7 +18,9 @@ export type ConnectionEvent =
   | { readonly kind: 'parked'; readonly path: string; readonly closed: Closed }
   | { readonly kind: 'waiting'; readonly path: string; readonly closed: Closed; readonly seconds: number }
   | { readonly kind: 'released'; readonly path: string }
-  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause };
+  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause }
+  /** The application closed a socket that had not opened: no socket to this path is left waiting. */
+  | { readonly kind: 'abandoned'; readonly path: string };
 
 /** Why a socket may have failed without a reason, by what could be found out. */
 export type Cause =
@@ -92,6 +94,8 @@ export class Connections {
   private readonly _onEvent: (event: ConnectionEvent) => void;
   private readonly _paths = new Map<string, PathState>();
   private readonly _waiting = new Map<string, Set<() => void>>();
+  /** How many sockets to each path have not opened yet. */
+  private readonly _connecting = new Map<string, number>();
   /** A socket was lost, and none has opened since: who knows whether the credentials are still good. */
   private _doubt = false;
   /** By path: resolves when the socket that finds out how things are knows. */
@@ -177,6 +181,29 @@ export class Connections {
     return state;
   }
 
+  /** A socket to `path` was made. */
+  joined(path: string): void {
+    this._connecting.set(path, (this._connecting.get(path) ?? 0) + 1);
+  }
+
+  /**
+   * A socket to `path` opened, or never will.
+   *
+   * @param abandoned whether the application gave it up
+   */
+  parted(path: string, abandoned: boolean): void {
+    const others = (this._connecting.get(path) ?? 0) - 1;
+    if (others > 0) {
+      this._connecting.set(path, others);
+      return;
+    }
+    this._connecting.delete(path);
+    if (abandoned) {
+      this._paths.get(path)?.abandoned(now(), Math.random());
+      this.emit({ kind: 'abandoned', path });
+    }
+  }
+
   /** A socket to `path` opened. */
   opened(path: string): void {
     this._doubt = false;
@@ -258,9 +285,12 @@ export class Connections {
     }
   }
 
-  /** A socket failed without a reason before it opened: find out what can be said. */
-  async explain(path: string, credential: Credential): Promise<Cause> {
+  /** A socket failed without a reason before it opened: find out what can be said, unless it was left. */
+  async explain(path: string, credential: Credential, signal?: AbortSignal): Promise<Cause> {
     const cause = await this._cause(credential);
+    if (signal?.aborted) {
+      return cause; // nobody waits for it any more
+    }
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }

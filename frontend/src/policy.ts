@@ -110,6 +110,21 @@ export class PathState {
     this.healthy();
   }
 
+  /**
+   * Nobody waits for the path any more: who comes next begins anew, but not sooner than after a failure, as
+   * an application may give up and come back for ever.
+   *
+   * @param now seconds of the caller's clock
+   * @param random a number in [0, 1) for the jitter
+   */
+  abandoned(now: number, random: number): void {
+    if (this.parked) {
+      this.parked = null;
+      this._refused.clear();
+      this.failed(now, random);
+    }
+  }
+
   /** Whether there is nothing to remember. */
   get idle(): boolean {
     return !this.parked && this.failures === 0 && this._refused.size === 0;

@@ -81,6 +81,8 @@ export class TokenSocket extends EventTarget {
   private _extensions = '';
   /** Lets other sockets to the path have their turn. */
   private _turn: () => void = () => undefined;
+  /** Below the server's base; `null` for a foreign address, and once it opened or never will. */
+  private _connecting: string | null;
   /** Bytes that were sent when nothing could go out any more: they count for ever (WHATWG). */
   private _lost = 0;
 
@@ -97,6 +99,10 @@ export class TokenSocket extends EventTarget {
     const address = checkedUrl(url);
     this._protocols = checkedProtocols(protocols);
     this.url = withoutToken(address, _connections.token);
+    this._connecting = _connections.below(address);
+    if (this._connecting !== null) {
+      _connections.joined(this._connecting);
+    }
     // Later: no event may come before the application could listen.
     this._guard(Promise.resolve().then(() => this._run()));
   }
@@ -198,6 +204,7 @@ export class TokenSocket extends EventTarget {
     } else if (this._state === CONNECTING) {
       this._state = CLOSING;
       this._given.abort();
+      this._parted(true);
       this._native?.close();
       setTimeout(() => this._end(1006, '', false, true));
     }
@@ -302,6 +309,7 @@ export class TokenSocket extends EventTarget {
       this._extensions = native.extensions;
       native.binaryType = this._binaryType;
       this._turn();
+      this._parted(false);
       if (own) {
         this._connections.opened(own.path);
       }
@@ -372,7 +380,7 @@ export class TokenSocket extends EventTarget {
       this._park(own.path, own.before.closed);
       return this._stays(own.path, own.before.closed) ? null : own.before.end;
     }
-    const cause = connections.explain(own.path, own.credential);
+    const cause = connections.explain(own.path, own.credential, this._given.signal);
     if (!connections.patient) {
       void cause;
       return end;
@@ -385,6 +393,9 @@ export class TokenSocket extends EventTarget {
   private async _persist(path: string, end: End, found: Promise<Cause>): Promise<void> {
     const connections = this._connections;
     const cause = await found;
+    if (this._given.signal.aborted) {
+      return;
+    }
     const state = connections.state(path);
     if (cause === 'credential_refused') {
       if (state.exhausted(connections.token !== '')) {
@@ -450,11 +461,20 @@ export class TokenSocket extends EventTarget {
     this._end(1006, '', false, true);
   }
 
+  private _parted(abandoned: boolean): void {
+    const path = this._connecting;
+    this._connecting = null;
+    if (path !== null) {
+      this._connections.parted(path, abandoned);
+    }
+  }
+
   private _end(code: number, reason: string, wasClean: boolean, failed: boolean): void {
     if (this._state === CLOSED) {
       return;
     }
     this._turn();
+    this._parted(false);
     this._lost = this.bufferedAmount;
     this._state = CLOSED;
     this._native = null;

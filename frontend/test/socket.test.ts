@@ -404,7 +404,7 @@ describe('close', () => {
     await turn();
     native.end(1006, '', false);
     expect([socket.readyState, list]).toEqual([3, ['error', [1006, '', false]]]);
-    expect(events).toEqual([]);
+    expect(events).toEqual([{ kind: 'abandoned', path: 'api/kernels/1/channels' }]);
   });
 
   it('while the opening is held back', async () => {
@@ -416,7 +416,7 @@ describe('close', () => {
     native.end(4403, 'token_rejected');
     await turn(1000);
     expect(list).toEqual(['error', [4403, 'token_rejected', false]]);
-    expect([carriers.length, events]).toEqual([1, []]);
+    expect([carriers.length, events.map(event => event.kind)]).toEqual([1, ['abandoned']]);
   });
 
   it('inside the open event', async () => {
@@ -826,6 +826,48 @@ describe('patience', () => {
     connections.release();
     await turn(1000);
     expect([list, carriers.length]).toEqual([['error', [1006, '', false]], 2]);
+  });
+
+  it('the path of the last socket that was given up is told, and nothing is kept of its parking', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const sockets = [new TokenWebSocket(URL_OF_KERNEL, KERNEL)];
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    sockets.push(new TokenWebSocket(URL_OF_KERNEL, KERNEL), new TokenWebSocket('ws://elsewhere/'));
+    await turn();
+    events = [];
+    sockets[0]?.close();
+    expect([events, connections.parked().size]).toEqual([[], 1]);
+    sockets[2]?.close();
+    sockets[1]?.close();
+    sockets[1]?.close();
+    await turn(1000);
+    expect(events).toEqual([{ kind: 'abandoned', path: 'api/kernels/1/channels' }]);
+    expect(connections.parked().size).toBe(0);
+    // Who comes next begins with both credentials; who does so for ever, more and more seldom.
+    const before = carriers.length;
+    new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    await turn(600);
+    expect([carriers.length, carriers[before]?.protocols]).toEqual([before + 1, [KERNEL, REASON_MARKER]]);
+  });
+
+  it('what was given up is neither explained nor asked about any more', async () => {
+    let answer = (): void => undefined;
+    const asked: string[] = [];
+    const fetch: typeof globalThis.fetch = address => {
+      asked.push(String(address));
+      return new Promise((_, reject) => (answer = () => reject(new TypeError('nothing answers'))));
+    };
+    const socket = new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    (await carrier()).end(1006, '', false);
+    await turn();
+    socket.close();
+    answer();
+    await turn();
+    answer();
+    await turn(60_000);
+    expect([asked.length, events.map(event => event.kind)]).toEqual([2, ['abandoned']]);
   });
 
   it('what cannot help ends the socket', async () => {
