@@ -55,6 +55,8 @@ export class Controller {
   private _measuring = false;
   private _timer: ReturnType<typeof setTimeout> | undefined;
   private _measureTimer: ReturnType<typeof setTimeout> | undefined;
+  /** As whom the user does not want to go on. */
+  private _declined: string | null = null;
 
   constructor(options: ControllerOptions) {
     this._options = options;
@@ -67,7 +69,7 @@ export class Controller {
       onDismissed: topic => this.take({ kind: 'dismissed', topic })
     });
     this._signIn = new SignIn({
-      check: () => options.server.knows(),
+      check: () => options.server.knows(user => this._agrees(user)),
       onKnown: known => this.take({ kind: 'known', known }),
       onSignedIn: () => this._signedIn()
     });
@@ -86,6 +88,9 @@ export class Controller {
     this.take(event);
     if (event.kind === 'parked' && isMissing(event.closed)) {
       this._documents.missing(event.path);
+    }
+    if (event.kind === 'open') {
+      void this._options.server.meet();
     }
   };
 
@@ -143,6 +148,7 @@ export class Controller {
   async signIn(): Promise<void> {
     const { server, trans, ask } = this._options;
     const title = trans.__('Sign in again');
+    this._declined = null;
     if (!server.foreign) {
       const address = server.loginAddress();
       if (!this._signIn.begin(address)) {
@@ -157,6 +163,24 @@ export class Controller {
     } else if (token) {
       await this._signIn.now(true);
     }
+  }
+
+  /** Somebody signed in who is not whose page this is. Asked once, until the user wants to sign in again. */
+  private async _agrees(user: string): Promise<boolean> {
+    const { trans, ask } = this._options;
+    if (user === this._declined) {
+      return false;
+    }
+    const agreed = await ask.confirm(
+      trans.__('Another user'),
+      trans.__(
+        'You are now signed in as %1. What is on this page was opened by another user. Go on as %1?',
+        user
+      ),
+      trans.__('Go on as %1', user)
+    );
+    this._declined = agreed ? null : user;
+    return agreed;
   }
 
   private _signedIn(): void {

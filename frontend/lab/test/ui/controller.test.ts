@@ -28,6 +28,7 @@ const server = {
   base: 'https://host/',
   foreign: false,
   knows: vi.fn(),
+  meet: vi.fn(),
   tryToken: vi.fn(),
   loginAddress: vi.fn(),
   roundTrip: vi.fn(),
@@ -143,6 +144,32 @@ describe('signed out', () => {
     expect(word()).toBe('idle');
     await pass(5);
     expect(documents.refresh).toHaveBeenCalledOnce();
+  });
+
+  it('asks whether to go on as somebody else, once until the user signs in again', async () => {
+    server.knows.mockImplementation((agreed: (user: string) => Promise<boolean>) => agreed('bob'));
+    yes = false;
+    park(EVENTS, 'token_expired');
+    await pass(60);
+    expect(ask.confirm).toHaveBeenCalledOnce();
+    const [, body, button] = ask.confirm.mock.lastCall!;
+    expect([body, button]).toEqual([
+      expect.stringContaining('You are now signed in as bob.'),
+      'Go on as bob'
+    ]);
+    expect([word(), connections.release.mock.calls]).toEqual(['signed_out', []]);
+    yes = true;
+    await press('Sign in again');
+    await pass(2);
+    expect(ask.confirm).toHaveBeenCalledTimes(2);
+    expect(connections.release.mock.calls.flat()).toEqual([EVENTS]);
+  });
+
+  it('learns whose page it is while it is signed in', () => {
+    park(EVENTS, 'forbidden');
+    expect(server.meet).not.toHaveBeenCalled();
+    controller.onEvent(open(EVENTS));
+    expect(server.meet).toHaveBeenCalledOnce();
   });
 
   it('says where, if the browser opens no window', async () => {
