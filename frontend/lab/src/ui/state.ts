@@ -221,6 +221,9 @@ function change(state: State, input: Input, now: number): Partial<State> {
         lost: without(state.lost, input.path)
       };
     }
+    case 'abandoned':
+      // That something lost its kernel or terminal is as true as before.
+      return { lines: unless(state.lines, (_, path) => path === input.path) };
     case 'settled':
       return {
         lines: unless(state.lines, (_, path) => path === input.path),

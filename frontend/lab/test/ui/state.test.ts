@@ -1,7 +1,18 @@
 import { REASONS, type Slug } from 'jupyter-token-ws';
 import { describe, expect, it } from 'vitest';
 import { reduce, START, view, type Input, type State, type Topic, type View } from '../../src/ui/state.js';
-import { EVENTS, kernel, open, parked, refused, released, terminal, unexplained, waiting } from './events.js';
+import {
+  abandoned,
+  EVENTS,
+  kernel,
+  open,
+  parked,
+  refused,
+  released,
+  terminal,
+  unexplained,
+  waiting
+} from './events.js';
 
 /** Inputs in order, each at its moment. */
 class Story {
@@ -268,6 +279,30 @@ describe('other reasons', () => {
     expect(told.view.word).toBe('connected');
     expect(told.then(dismissed('cut')).topics).toEqual([]);
     expect(told.then(refused(kernel(1), 'backlog_full')).topics).toEqual(['cut']);
+  });
+});
+
+describe('what the page gave up', () => {
+  it.each([
+    [parked(kernel(1), 'forbidden'), 'stopped'],
+    [parked(kernel(1), 'token_expired'), 'signed_out'],
+    [waiting(kernel(1), 'too_many_connections', 100), 'waiting'],
+    [unexplained(kernel(1), 'websockets_blocked'), 'blocked'],
+    [unexplained(kernel(1), 'server_down'), 'down']
+  ] as const)('is no trouble any more: %o', (event, topic) => {
+    const told = story(event).at(120);
+    expect(told.topics).toEqual([topic]);
+    expect(told.then(abandoned(kernel(2))).topics).toEqual([topic]);
+    told.then(abandoned(kernel(1)));
+    expect([told.topics, told.view.word, told.view.next]).toEqual([[], 'idle', null]);
+    expect(told.state.lines.size).toBe(0);
+  });
+
+  it('leaves the sockets that are open, and what is lost', () => {
+    const told = story(open(kernel(1)), unexplained(kernel(1), 'unknown'), abandoned(kernel(1)));
+    expect([told.view.word, told.state.lines.get(kernel(1))?.state]).toEqual(['connected', 'open']);
+    told.then({ kind: 'lost', path: kernel(2), lost: LOST }, abandoned(kernel(2)));
+    expect(told.topics).toEqual(['gone']);
   });
 });
 
