@@ -76,6 +76,8 @@ const PREFLIGHT_TIMEOUT = 10_000;
 const REVIVAL = { first: 1, soon: 2, usual: 30, longest: 15 } as const;
 /** Seconds that an explanation holds: one for all sockets of a page that fail together. */
 const EXPLAINED_FOR = 5;
+/** How many paths are remembered that no socket waits for. */
+const MOST_PATHS = 500;
 /** The longest that `setTimeout` takes, in milliseconds. */
 const LONGEST_TIMER = 2 ** 31 - 1;
 
@@ -175,6 +177,7 @@ export class Connections {
   state(path: string): PathState {
     let state = this._paths.get(path);
     if (!state) {
+      this._forget();
       state = new PathState();
       this._paths.set(path, state);
     }
@@ -346,6 +349,16 @@ export class Connections {
         timer = setTimeout(go, Math.min(seconds * 1000, LONGEST_TIMER));
       }
     });
+  }
+
+  /** Names of kernels do not come back: what was long ago, or is too much, goes. */
+  private _forget(): void {
+    const unused = [...this._paths].filter(([path]) => !this._connecting.has(path));
+    const stale = unused.filter(([, state]) => state.stale(now()));
+    const tooMany = unused.slice(0, Math.max(0, this._paths.size - MOST_PATHS + 1));
+    for (const [path] of [...stale, ...tooMany]) {
+      this._paths.delete(path);
+    }
   }
 
   private _take(path: string): () => void {

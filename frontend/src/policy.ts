@@ -33,6 +33,10 @@ export class PathState {
   parked: Closed | null = null;
   /** Not before this moment, in seconds. */
   notBefore = 0;
+  /** What happened long before this moment, in seconds, says nothing any more. */
+  private _fresh = 0;
+  /** When a socket ended soon after it opened and without a reason. */
+  private _stumbled: number | null = null;
   private readonly _refused = new Set<Credential>();
 
   /** The credential of the first attempt: the cookie where the page has one, unless it was refused. */
@@ -78,7 +82,24 @@ export class PathState {
     const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
     this.failures += 1;
     this.notBefore = now + longest * random;
+    this._fresh = this.notBefore + BACKOFF.longest;
     return this.notBefore;
+  }
+
+  /**
+   * A socket opened and ended before it could count as healthy, and nothing was said: that may happen once,
+   * to all that were open then.
+   *
+   * @param openedAt when it opened
+   * @param now seconds of the caller's clock
+   * @param random a number in [0, 1) for the jitter
+   */
+  stumbled(openedAt: number, now: number, random: number): void {
+    this._fresh = Math.max(this._fresh, now + BACKOFF.longest);
+    if (this._stumbled !== null && openedAt > this._stumbled) {
+      this.failed(now, random);
+    }
+    this._stumbled = now;
   }
 
   /** Nothing helps until the user acts. */
@@ -101,6 +122,7 @@ export class PathState {
   healthy(): void {
     this.failures = 0;
     this.notBefore = 0;
+    this._stumbled = null;
     this._refused.clear();
   }
 
@@ -127,6 +149,11 @@ export class PathState {
 
   /** Whether there is nothing to remember. */
   get idle(): boolean {
-    return !this.parked && this.failures === 0 && this._refused.size === 0;
+    return !this.parked && this.failures === 0 && this._stumbled === null && this._refused.size === 0;
+  }
+
+  /** Whether what is remembered is old, and nobody need be kept from the path for it. */
+  stale(now: number): boolean {
+    return !this.parked && this._refused.size === 0 && this._fresh <= now;
   }
 }

@@ -10,7 +10,7 @@
 import type { Carrier } from './carrier.js';
 import { now, type Cause, type Connections } from './connections.js';
 import { REASON_MARKER } from './constants.js';
-import type { Credential } from './policy.js';
+import { HEALTHY_AFTER, type Credential } from './policy.js';
 import { parseClose, reasonOf, type Closed } from './reasons.js';
 import { offerSubprotocols, visibleProtocol, withoutToken, withToken } from './subprotocols.js';
 import { tokenRoute } from './trust.js';
@@ -373,6 +373,9 @@ export class TokenSocket extends EventTarget {
       return this._refused(own, closed, end, openedAt !== null) ? null : end;
     }
     if (openedAt !== null) {
+      if (now() - openedAt < HEALTHY_AFTER) {
+        connections.state(own.path).stumbled(openedAt, now(), Math.random());
+      }
       return end;
     }
     if (own.before) {

@@ -427,6 +427,31 @@ describe('the memory of paths', () => {
   });
 });
 
+describe('the memory of many paths', () => {
+  it('loses what was long ago, and the oldest of too many, but nothing that a socket waits for', () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
+    const made = connections();
+    made.state('old').refused(FAILED, 'token', true, time, 0.5);
+    made.state('stumbled').stumbled(time, time, 0.5);
+    made.joined('waiting');
+    made.state('waiting').refused(FAILED, 'token', true, time, 0.5);
+    made.state('refused').distrust('cookie');
+    time += 59;
+    made.state('new').stumbled(time, time, 0.5);
+    expect(kept(made).paths).toBe(5);
+    time += 2;
+    made.state('newer').stumbled(time, time, 0.5);
+    const inside = made as unknown as { _paths: Map<string, unknown> };
+    expect([...inside._paths.keys()]).toEqual(['waiting', 'refused', 'new', 'newer']);
+    for (let kernel = 0; kernel < 1000; kernel++) {
+      made.state(`kernel-${kernel}`).park(FORBIDDEN);
+    }
+    expect([kept(made).paths, made.parked().has('kernel-999')]).toEqual([500, true]);
+    expect(inside._paths.has('waiting')).toBe(true);
+  });
+});
+
 describe('turns', () => {
   beforeEach(() => {
     vi.useFakeTimers();

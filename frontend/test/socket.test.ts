@@ -53,6 +53,11 @@ async function carrier(): Promise<FakeCarrier> {
   return newest;
 }
 
+/** How many paths are remembered. */
+function kept(connections: Connections): number {
+  return (connections as unknown as { _paths: Map<string, unknown> })._paths.size;
+}
+
 /** Every event of a socket, in order, in short. */
 function heard(socket: WebSocket): unknown[] {
   const list: unknown[] = [];
@@ -732,6 +737,48 @@ describe('refusals', () => {
     expect(waits).toEqual([0, 0.5, 1, 2, 4]);
     const told = events.map(event => (event.kind === 'waiting' ? Math.round(event.seconds * 10) / 10 : null));
     expect(told.filter(seconds => seconds !== null)).toEqual([0.5, 1, 2, 4, 8]);
+  });
+
+  it.each([1006, 1000])('opening and ending without a reason (%d) is free once, and no storm', async code => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
+    const { connections, TokenWebSocket } = make();
+    const begun = performance.now();
+    const attempts: number[] = [];
+    const connect = (): void => {
+      new TokenWebSocket(URL_OF_KERNEL, KERNEL).onclose = connect;
+    };
+    connect();
+    while (performance.now() - begun < 20_000) {
+      const native = await carrier();
+      if (native.readyState === 0) {
+        attempts.push(Math.round((performance.now() - begun) / 100) / 10);
+        native.open(KERNEL);
+        native.end(code, '', code === 1000);
+      }
+      await turn(10);
+    }
+    expect(attempts).toEqual([0, 0, 0.5, 1.5, 3.5, 7.5, 15.5]);
+    await turn(20_000);
+    const native = await carrier();
+    native.open(KERNEL);
+    await turn(10_001);
+    native.end(1006, '', false);
+    expect(kept(connections)).toBe(0);
+    const last = carriers.length;
+    await turn();
+    expect(carriers.length).toBe(last + 1);
+  });
+
+  it('and ends that the application wants are free', async () => {
+    const { connections, TokenWebSocket } = make();
+    for (let times = 0; times < 5; times++) {
+      const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      native.open(KERNEL);
+      socket.close();
+      native.end(1000);
+    }
+    expect([carriers.length, kept(connections)]).toEqual([5, 0]);
   });
 
   it('health forgets failures', async () => {
