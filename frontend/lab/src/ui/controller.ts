@@ -86,13 +86,30 @@ export class Controller {
   /** What happened to a socket. */
   readonly onEvent = (event: ConnectionEvent): void => {
     this.take(event);
-    if (event.kind === 'parked' && isMissing(event.closed)) {
-      this._documents.missing(event.path);
-    }
+    this._tellDocuments(event);
     if (event.kind === 'open') {
       void this._options.server.meet();
     }
   };
+
+  private _tellDocuments(event: ConnectionEvent): void {
+    const documents = this._documents;
+    switch (event.kind) {
+      case 'parked':
+        if (isMissing(event.closed)) {
+          documents.missing(event.path);
+          return;
+        }
+        return documents.troubled(event.path);
+      case 'waiting':
+      case 'unexplained':
+        return documents.troubled(event.path);
+      case 'abandoned':
+        return documents.abandoned(event.path);
+      case 'open':
+        return documents.settled(event.path);
+    }
+  }
 
   /** Anything that happened. */
   take(input: Input): void {

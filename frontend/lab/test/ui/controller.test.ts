@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Controller } from '../../src/ui/controller.js';
 import type { Picture } from '../../src/ui/details.js';
 import type { Input } from '../../src/ui/state.js';
-import { closed, EVENTS, kernel, open, parked, released, unexplained, waiting } from './events.js';
+import { abandoned, closed, EVENTS, kernel, open, parked, released, unexplained, waiting } from './events.js';
 
 let manager: NotificationManager;
 let pictures: Picture[];
@@ -20,6 +20,9 @@ const connections = { release: vi.fn(), parked: () => refused };
 const documents = {
   nameOf: vi.fn(() => null),
   missing: vi.fn(),
+  troubled: vi.fn(),
+  settled: vi.fn(),
+  abandoned: vi.fn(),
   replace: vi.fn((paths: string[]) => Promise.resolve(paths)),
   reconnect: vi.fn(),
   refresh: vi.fn()
@@ -228,6 +231,19 @@ describe('kernels that are gone', () => {
     expect(connections.release.mock.calls.flat()).toEqual([kernel(1), kernel(2)]);
     expect([messages(), word()]).toEqual([[], 'idle']);
   });
+});
+
+it('those who know the documents hear which kernels cannot be reached', () => {
+  controller.onEvent(parked(kernel(1), 'token_expired'));
+  controller.onEvent(parked(kernel(2), 'gone'));
+  controller.onEvent(waiting(kernel(3), 'unavailable', 9));
+  controller.onEvent(unexplained(kernel(4), 'websockets_blocked'));
+  controller.onEvent(released(kernel(4)));
+  expect(documents.troubled.mock.calls.flat()).toEqual([kernel(1), kernel(3), kernel(4)]);
+  controller.onEvent(open(kernel(3)));
+  expect(documents.settled.mock.calls.flat()).toEqual([kernel(3)]);
+  controller.onEvent(abandoned(kernel(4)));
+  expect(documents.abandoned.mock.calls.flat()).toEqual([kernel(4)]);
 });
 
 describe('trying again', () => {
