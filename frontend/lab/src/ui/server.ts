@@ -143,7 +143,8 @@ export class Server {
     try {
       const { token } = this._options.settings;
       const headers = token ? { Authorization: `token ${token}` } : {};
-      const response = await this._get(LOGIN, { headers });
+      // Not by way of anybody else: what is opened is what this server says, and the token is only for it.
+      const response = await this._get(LOGIN, { headers, redirect: 'error' });
       const found = (await response.json()) as { server?: { base_url?: unknown } } | null;
       const address = found?.server?.base_url;
       return response.ok && typeof address === 'string' && isPage(address) ? new URL(address).href : null;

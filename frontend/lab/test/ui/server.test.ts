@@ -274,7 +274,11 @@ describe('another server', () => {
   it('is asked for', async () => {
     answer = says({ server: { base_url: 'https://other/user/ann/' } });
     expect(await serverWith().otherServer()).toBe('https://other/user/ann/');
-    expect(asked[0]).toMatchObject({ url: `${BASE}api/token-ws/login`, token: 'old' });
+    expect(asked[0]).toMatchObject({
+      url: `${BASE}api/token-ws/login`,
+      token: 'old',
+      init: { redirect: 'error' }
+    });
     await serverWith({ token: '' }).otherServer();
     expect(asked[1]?.token).toBe(null);
   });
