@@ -70,6 +70,8 @@ export class TokenSocket extends EventTarget {
   declare readonly CLOSED: 3;
 
   readonly url: string;
+  /** As the application gave it; our token may be in it. */
+  private readonly _address: string;
   private readonly _protocols: readonly string[];
   private readonly _handlers: Handlers = { open: null, message: null, error: null, close: null };
   /** Aborted when the application gives up before the socket opened. */
@@ -98,6 +100,7 @@ export class TokenSocket extends EventTarget {
     super();
     const address = checkedUrl(url);
     this._protocols = checkedProtocols(protocols);
+    this._address = address;
     this.url = withoutToken(address, _connections.token);
     this._connecting = _connections.below(address);
     if (this._connecting !== null) {
@@ -224,7 +227,9 @@ export class TokenSocket extends EventTarget {
       // Another socket to this path may have learned something meanwhile.
       await this._enter(path);
     } else {
-      this._attempt(this.url, this._protocols, null);
+      // A server without the extension takes tokens no other way, and stock puts them there.
+      const asGiven = capabilities === null && connections.allowTokenInUrl;
+      this._attempt(asGiven ? this._address : this.url, this._protocols, null);
     }
   }
 
@@ -253,9 +258,11 @@ export class TokenSocket extends EventTarget {
       this._attempt(this.url, offerSubprotocols(this._protocols, token || null), own);
     } else if (route === 'url' && token && !this._given.signal.aborted) {
       connections.warnOfUrl();
-      this._attempt(withToken(this.url, token), this._protocols, own);
+      const given = withoutToken(this._address, token) !== this._address;
+      this._attempt(given ? this._address : withToken(this.url, token), this._protocols, own);
     } else {
-      this._attempt(this.url, this._protocols, own);
+      const asGiven = capabilities === null && route === 'url';
+      this._attempt(asGiven ? this._address : this.url, this._protocols, own);
     }
   }
 

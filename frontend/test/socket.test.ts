@@ -555,6 +555,40 @@ describe('where the token goes', () => {
     expect(String(said.mock.calls[0])).not.toContain(SECRET);
   });
 
+  it.each([
+    ['api/collaboration/room/json:notebook:1', true, null, true],
+    ['lsp/ws/pylsp', true, null, true],
+    ['proxy/8000/ws', true, null, true],
+    ['api/kernels/1/channels', true, null, true],
+    ['lsp/ws/pylsp', false, null, false],
+    ['api/kernels/1/channels', false, null, false],
+    ['lsp/ws/pylsp', true, undefined, false],
+    ['proxy/8000/ws', true, CAPABILITIES, false],
+    ['api/kernels/1/channels', true, CAPABILITIES, false]
+  ])('%s with our token in it, allowed %s, capabilities %j: goes out as given: %s', async (...given) => {
+    const [path, allowTokenInUrl, capabilities, expected] = given;
+    vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    const fetch = (): Promise<Response> =>
+      capabilities === undefined
+        ? Promise.reject(new TypeError('no answer'))
+        : Promise.resolve(capabilities ? Response.json(capabilities) : new Response(null, { status: 404 }));
+    for (const cookies of [false, true]) {
+      const made = make({ fetch, capabilities: undefined as never, allowTokenInUrl, cookies });
+      const socket = new made.TokenWebSocket(`${BASE}${path}?token=${SECRET}&sessionId=1`);
+      const { address } = await carrier();
+      expect([address.includes(SECRET), socket.url]).toEqual([expected, `${BASE}${path}?sessionId=1`]);
+      expect(address).toBe(`${BASE}${path}?${expected ? `token=${SECRET}&` : ''}sessionId=1`);
+    }
+  });
+
+  it.each([null, CAPABILITIES])('another token of the application’s stays: %j', async capabilities => {
+    const fetch = (): Promise<Response> =>
+      Promise.resolve(capabilities ? Response.json(capabilities) : new Response(null, { status: 404 }));
+    const { TokenWebSocket } = make({ fetch, capabilities: undefined as never });
+    new TokenWebSocket(`${BASE}proxy/8000/ws?token=theirs`);
+    expect((await carrier()).address).toBe(`${BASE}proxy/8000/ws?token=theirs`);
+  });
+
   it('C2.9 not into the URL where the user does not allow it', async () => {
     const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
     const options = { fetch: notFound, capabilities: undefined as never, allowTokenInUrl: false };
