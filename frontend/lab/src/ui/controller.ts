@@ -11,7 +11,17 @@ import type { Documents } from './documents.js';
 import { NoticeBoard, type Action } from './notices.js';
 import type { Server } from './server.js';
 import { SignIn } from './signin.js';
-import { isMissing, reduce, START, view, type Input, type Notice, type State, type View } from './state.js';
+import {
+  isLong,
+  isMissing,
+  reduce,
+  START,
+  view,
+  type Input,
+  type Notice,
+  type State,
+  type View
+} from './state.js';
 import * as words from './words.js';
 
 /** What is asked in a dialog. */
@@ -155,6 +165,13 @@ export class Controller {
     this._documents.reconnect();
   }
 
+  /** Do not wait any longer where that is long. What is too early is refused again. */
+  hurry(): void {
+    for (const path of [...this._state.lines].filter(([, line]) => isLong(line)).map(([path]) => path)) {
+      this._options.connections.release(path);
+    }
+  }
+
   /** What can be done about what is worst, also when the user has put its notice away. */
   get remedy(): Action | null {
     const worst = this._view.holding.find(notice => notice.topic === this._view.word);
@@ -255,7 +272,10 @@ export class Controller {
       case 'blocked':
       case 'down':
         return { label: trans.__('Try again'), once: false, run: () => this.again() };
-      default:
+      case 'waiting':
+        return notice.long ? { label: trans.__('Try again'), once: false, run: () => this.hurry() } : null;
+      case 'ended':
+      case 'cut':
         return null;
     }
   }

@@ -276,6 +276,15 @@ describe('trying again', () => {
   });
 });
 
+it('a long wait can be ended', async () => {
+  controller.onEvent(waiting(EVENTS, 'unavailable', 60));
+  expect(controller.remedy).toBe(null);
+  controller.onEvent(waiting(kernel(1), 'unavailable', 600));
+  await press('Try again');
+  expect(connections.release.mock.calls.flat()).toEqual([kernel(1)]);
+  expect(controller.remedy).toBe(null);
+});
+
 describe('another server', () => {
   it('is opened if the user knows it', async () => {
     park(EVENTS, 'other_server');

@@ -270,6 +270,12 @@ describe('other reasons', () => {
     expect(story(parked(EVENTS, 'other_server')).topics).toEqual(['other_server']);
   });
 
+  it('a wait is long from the beginning, and to its end', () => {
+    const long = (now: number, seconds: number): boolean | undefined =>
+      story(waiting(EVENTS, 'too_many_connections', seconds)).at(now).view.notices[0]?.long;
+    expect([long(100, 60), long(100, 61), long(160, 61)]).toEqual([false, true, true]);
+  });
+
   it('cut output is told once, and again after it was read', () => {
     const told = story(refused(kernel(1), 'backlog_full'), waiting(kernel(1), 'backlog_full', 0.5));
     expect(told.topics).toEqual(['cut']);
@@ -313,7 +319,15 @@ describe('kernels and terminals that are gone', () => {
     told.then({ kind: 'lost', path: kernel(1), lost: LOST });
     expect(told.view.word).toBe('gone');
     expect(told.view.notices).toEqual([
-      { topic: 'gone', count: 1, names: ['a.ipynb'], replaceable: true, closed: null, seconds: 0 }
+      {
+        topic: 'gone',
+        count: 1,
+        names: ['a.ipynb'],
+        replaceable: true,
+        closed: null,
+        seconds: 0,
+        long: false
+      }
     ]);
   });
 

@@ -29,7 +29,7 @@ const TOPICS: Topic[] = [
 ];
 
 function notice(topic: Topic, more: Partial<Notice> = {}): Notice {
-  return { topic, count: 1, names: [], replaceable: false, closed: null, seconds: 0, ...more };
+  return { topic, count: 1, names: [], replaceable: false, closed: null, seconds: 0, long: false, ...more };
 }
 
 const say = (topic: Topic, more: Partial<Notice> = {}): string => sentence(notice(topic, more), trans);
