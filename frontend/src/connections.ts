@@ -76,6 +76,8 @@ const PREFLIGHT_TIMEOUT = 10_000;
 const REVIVAL = { first: 1, soon: 2, usual: 30, longest: 15 } as const;
 /** Seconds that an explanation holds: one for all sockets of a page that fail together. */
 const EXPLAINED_FOR = 5;
+/** Seconds for which websockets that got through once do not count as blocked. */
+const THROUGH_FOR = 15;
 /** How many paths are remembered that no socket waits for. */
 const MOST_PATHS = 500;
 /** The longest that `setTimeout` takes, in milliseconds. */
@@ -98,6 +100,9 @@ export class Connections {
   private readonly _waiting = new Map<string, Set<() => void>>();
   /** How many sockets to each path have not opened yet. */
   private readonly _connecting = new Map<string, number>();
+  /** How many sockets of this server are open, and when websockets were last seen to get through. */
+  private _open = 0;
+  private _throughAt = -Infinity;
   /** A socket was lost, and none has opened since: who knows whether the credentials are still good. */
   private _doubt = false;
   /** By path: resolves when the socket that finds out how things are knows. */
@@ -288,7 +293,11 @@ export class Connections {
     }
   }
 
-  /** A socket failed without a reason before it opened: find out what can be said, unless it was left. */
+  /**
+   * A socket failed without a reason before it opened: find out what can be said, unless it was left.
+   *
+   * @returns what to go by: also that websockets seem blocked, where it is not said because others get through
+   */
   async explain(path: string, credential: Credential, signal?: AbortSignal): Promise<Cause> {
     const cause = await this._cause(credential);
     if (signal?.aborted) {
@@ -297,7 +306,12 @@ export class Connections {
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }
-    this.emit({ kind: 'unexplained', path, cause });
+    const through = this._open > 0 || now() - this._throughAt < THROUGH_FOR;
+    this.emit({
+      kind: 'unexplained',
+      path,
+      cause: cause === 'websockets_blocked' && through ? 'unknown' : cause
+    });
     return cause;
   }
 
@@ -313,6 +327,10 @@ export class Connections {
 
   /** Tell who listens. What goes wrong there must not reach the sockets. */
   emit(event: ConnectionEvent): void {
+    if (event.kind === 'open' || event.kind === 'refused') {
+      this._throughAt = now();
+    }
+    this._open += event.kind === 'open' ? 1 : event.kind === 'closed' ? -1 : 0;
     try {
       this._onEvent(event);
     } catch (error) {

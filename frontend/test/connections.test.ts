@@ -200,6 +200,33 @@ describe('explanations', () => {
     expect(server.requests[1]?.headers.authorization).toBe('token good');
   });
 
+  it('websockets are not blocked while one is open, or got through or was told a reason just now', async () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
+    const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
+    const cause = async (): Promise<unknown> => {
+      events = [];
+      expect(await made.explain(PATH, 'token')).toBe('websockets_blocked'); // try again all the same
+      return causes()[0];
+    };
+    expect(await cause()).toBe('websockets_blocked');
+    made.opened('a');
+    made.opened('b');
+    made.emit({ kind: 'closed', path: 'a' });
+    time += 100;
+    expect(await cause()).toBe('unknown');
+    made.emit({ kind: 'closed', path: 'b' });
+    expect(await cause()).toBe('websockets_blocked');
+    made.emit({ kind: 'refused', path: 'c', closed: FORBIDDEN });
+    time += 14;
+    expect(await cause()).toBe('unknown');
+    time += 2;
+    expect(await cause()).toBe('websockets_blocked');
+    made.opened('a');
+    made.emit({ kind: 'closed', path: 'a' });
+    expect(await cause()).toBe('unknown');
+  });
+
   it('the credential died, and the other one goes first from now on', async () => {
     const made = connections({ baseUrl: server.baseUrl, token: () => 'good', cookies: true });
     await made.explain(PATH, 'cookie');
