@@ -142,7 +142,7 @@ export class Connections {
   }
 
   /**
-   * The capabilities document, `null` where the server has none (404). Asked once; an error is no answer and
+   * The capabilities document, `null` where the server has none (404, from a Jupyter server). Asked once; an error is no answer and
    * is asked again.
    *
    * @throws Error where nothing answers, or something else than a server.
@@ -456,14 +456,25 @@ export class Connections {
    */
   private async _hidesThem(): Promise<boolean> {
     const mute = async (): Promise<boolean> => (await this._blind())?.type === 'opaque';
-    const has = async (path: string): Promise<boolean> => {
+    const told = async (): Promise<boolean> => {
       try {
-        return (await this._get(path, { cache: 'no-store', redirect: 'error' })).ok;
+        return (await this._get(CAPABILITIES_PATH, { cache: 'no-store', redirect: 'error' })).ok;
       } catch {
         return false;
       }
     };
-    return (await mute()) && (await has(VERSION_PATH)) && !(await has(CAPABILITIES_PATH)) && (await mute());
+    return (await mute()) && (await this._isServer()) && !(await told()) && (await mute());
+  }
+
+  /** Whether a Jupyter server answers: proxies have a 404 of their own while it is away. */
+  private async _isServer(): Promise<boolean> {
+    try {
+      const response = await this._get(VERSION_PATH, { cache: 'no-store', redirect: 'error' });
+      const found = (await response.json()) as { readonly version?: unknown } | null;
+      return response.ok && typeof found?.version === 'string';
+    } catch {
+      return false;
+    }
   }
 
   /** The capabilities as they are now, `undefined` where nothing answers or something else. */
@@ -482,7 +493,7 @@ export class Connections {
 
   private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
     const response = await this._get(CAPABILITIES_PATH, { cache, redirect: 'error' });
-    if (response.status === 404) {
+    if (response.status === 404 && (await this._isServer())) {
       return null;
     }
     const found: unknown = response.ok ? await response.json() : null;

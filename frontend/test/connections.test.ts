@@ -119,7 +119,10 @@ describe('capabilities', () => {
     const made = connections({ baseUrl: server.baseUrl });
     expect(await made.capabilities()).toBeNull();
     expect(await made.capabilities()).toBeNull();
-    expect(server.requests).toHaveLength(1);
+    expect(server.requests.map(request => request.url)).toEqual([
+      '/user/ann/api/token-ws/capabilities',
+      '/user/ann/api'
+    ]);
   });
 
   it.each<[string, (server: TestServer) => void]>([
@@ -129,6 +132,16 @@ describe('capabilities', () => {
     ['no object', s => (s.request = (_, to) => to.end('null'))],
     ['another major version', s => (s.request = (_, to) => to.end('{"api_versions": ["2.0"]}'))],
     ['a login page', s => (s.request = (_, to) => to.writeHead(302, { Location: '/login' }).end())],
+    ['404 of a proxy', s => (s.request = (_, to) => to.writeHead(404).end('default backend - 404'))],
+    ['404 of something with JSON', s => (s.request = (_, to) => to.writeHead(404).end('{"version": "1"}'))],
+    [
+      '404 of another API',
+      s => (s.request = (r, to) => to.writeHead(r.url === '/user/ann/api' ? 200 : 404).end('{}'))
+    ],
+    [
+      '404 of no object',
+      s => (s.request = (r, to) => to.writeHead(r.url === '/user/ann/api' ? 200 : 404).end('null'))
+    ],
     ['a torn connection', s => (s.request = (_, to) => to.destroy())]
   ])('C2.9 are not taken for absent after %s, and asked for again', async (_what, behave) => {
     behave(server);
@@ -595,7 +608,7 @@ describe('a server that does not answer', () => {
   it('is asked at once when the user acts', async () => {
     const { made, asked, answer } = silent();
     const done = settled(made.revived(new AbortController().signal));
-    answer(() => Promise.resolve(new Response('', { status: 404 })));
+    answer(() => Promise.resolve(Response.json(CAPABILITIES)));
     made.release();
     await vi.advanceTimersByTimeAsync(0);
     expect([done(), asked]).toEqual([true, [0]]);

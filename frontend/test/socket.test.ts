@@ -38,6 +38,12 @@ function make(options: Partial<ConnectionOptions> = {}): {
   return { connections, TokenWebSocket: tokenWebSocket(connections) };
 }
 
+/** What a server without the extension answers. */
+function stock(address: unknown): Promise<Response> {
+  const isApi = String(address).endsWith('/api');
+  return Promise.resolve(isApi ? Response.json({ version: '2.0' }) : new Response(null, { status: 404 }));
+}
+
 /** Let promises go on, and timers up to `milliseconds`. */
 async function turn(milliseconds = 0): Promise<void> {
   await vi.advanceTimersByTimeAsync(milliseconds);
@@ -543,8 +549,7 @@ describe('where the token goes', () => {
 
   it('C2.9 into the URL for a server without capabilities, with one warning, and not into url', async () => {
     const said = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
-    const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
-    const { TokenWebSocket } = make({ fetch: notFound, capabilities: undefined as never });
+    const { TokenWebSocket } = make({ fetch: stock, capabilities: undefined as never });
     const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
     const native = await carrier();
     expect([native.address, native.protocols]).toEqual([`${URL_OF_KERNEL}?token=${SECRET}`, [KERNEL]]);
@@ -568,10 +573,12 @@ describe('where the token goes', () => {
   ])('%s with our token in it, allowed %s, capabilities %j: goes out as given: %s', async (...given) => {
     const [path, allowTokenInUrl, capabilities, expected] = given;
     vi.spyOn(console, 'warn').mockImplementation(() => undefined);
-    const fetch = (): Promise<Response> =>
+    const fetch = (address: unknown): Promise<Response> =>
       capabilities === undefined
         ? Promise.reject(new TypeError('no answer'))
-        : Promise.resolve(capabilities ? Response.json(capabilities) : new Response(null, { status: 404 }));
+        : capabilities
+          ? Promise.resolve(Response.json(capabilities))
+          : stock(address);
     for (const cookies of [false, true]) {
       const made = make({ fetch, capabilities: undefined as never, allowTokenInUrl, cookies });
       const socket = new made.TokenWebSocket(`${BASE}${path}?token=${SECRET}&sessionId=1`);
@@ -582,23 +589,21 @@ describe('where the token goes', () => {
   });
 
   it.each([null, CAPABILITIES])('another token of the application’s stays: %j', async capabilities => {
-    const fetch = (): Promise<Response> =>
-      Promise.resolve(capabilities ? Response.json(capabilities) : new Response(null, { status: 404 }));
+    const fetch = (address: unknown): Promise<Response> =>
+      capabilities ? Promise.resolve(Response.json(capabilities)) : stock(address);
     const { TokenWebSocket } = make({ fetch, capabilities: undefined as never });
     new TokenWebSocket(`${BASE}proxy/8000/ws?token=theirs`);
     expect((await carrier()).address).toBe(`${BASE}proxy/8000/ws?token=theirs`);
   });
 
   it('C2.9 not into the URL where the user does not allow it', async () => {
-    const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
-    const options = { fetch: notFound, capabilities: undefined as never, allowTokenInUrl: false };
+    const options = { fetch: stock, capabilities: undefined as never, allowTokenInUrl: false };
     new (make(options).TokenWebSocket)(URL_OF_KERNEL);
     expect((await carrier()).address).toBe(URL_OF_KERNEL);
   });
 
   it('not into the URL for the cookie’s turn', async () => {
-    const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
-    new (make({ fetch: notFound, capabilities: undefined as never, cookies: true }).TokenWebSocket)(
+    new (make({ fetch: stock, capabilities: undefined as never, cookies: true }).TokenWebSocket)(
       URL_OF_KERNEL
     );
     expect((await carrier()).address).toBe(URL_OF_KERNEL);
