@@ -201,7 +201,13 @@ describe('sockets', () => {
     async (_what, appendToken, allowed, query) => {
       page({ baseUrl: 'https://elsewhere/', token: 'secret', appendToken });
       vi.spyOn(console, 'warn').mockImplementation(() => undefined);
-      const made = settings(() => Promise.resolve(new Response('', { status: 404 })));
+      const made = settings(address =>
+        Promise.resolve(
+          String(address).endsWith('/api')
+            ? Response.json({ version: '2.0' })
+            : new Response('', { status: 404 })
+        )
+      );
       bus.allowTokenInUrl = allowed;
       new made.WebSocket(`wss://elsewhere/api/events/subscribe${made.appendToken ? '?token=secret' : ''}`);
       await vi.waitUntil(() => Native.made.length > 0);
