@@ -385,28 +385,39 @@ export class TokenSocket extends EventTarget {
       }
       return end;
     }
-    if (own.before) {
+    if (own.before && own.credential === 'cookie') {
       // Across origins only a token is told reasons: what was said of it holds.
       this._park(own.path, own.before.closed);
       return this._stays(own.path, own.before.closed) ? null : own.before.end;
     }
     const cause = connections.explain(own.path, own.credential, this._given.signal);
-    if (!connections.patient) {
+    if (!own.before && !connections.patient) {
       void cause;
       return end;
     }
-    this._guard(this._persist(own.path, end, cause));
+    this._guard(this._persist(own, end, cause));
     return null;
   }
 
   /** Where trying again may help: do so when that is wise. Otherwise the socket ends after all. */
-  private async _persist(path: string, end: End, found: Promise<Cause>): Promise<void> {
+  private async _persist({ path, before }: Own, end: End, found: Promise<Cause>): Promise<void> {
     const connections = this._connections;
     const cause = await found;
     if (this._given.signal.aborted) {
       return;
     }
     const state = connections.state(path);
+    if (before && (cause === 'credential_refused' || cause === 'unknown')) {
+      this._park(path, before.closed);
+      if (!this._stays(path, before.closed)) {
+        this._end(before.end.code, before.end.reason, false, true);
+      }
+      return;
+    }
+    if (!connections.patient) {
+      this._end(end.code, end.reason, false, true);
+      return;
+    }
     if (cause === 'credential_refused') {
       if (state.exhausted(connections.token !== '')) {
         this._park(path, reasonOf('credentials_missing'));

@@ -1077,12 +1077,41 @@ describe('patience', () => {
     expect(list).toEqual(['error', [1006, '', false]]);
   });
 
-  it('what the cookie was told holds where the token is told nothing', async () => {
-    const { connections, TokenWebSocket } = make(PATIENT);
+  it.each([
+    [403, 'credential_refused'],
+    [500, 'unknown']
+  ])('what the cookie was told holds where REST says %d to the token', async (status, cause) => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status }) : Response.json(CAPABILITIES)
+    );
+    for (const patient of [true, false]) {
+      events = [];
+      carriers = [];
+      const { connections, TokenWebSocket } = make({ ...PATIENT, patient, fetch });
+      const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+      await refuse('credentials_missing', 4401);
+      (await carrier()).end(1006, '', false);
+      await turn(30_000);
+      expect([carriers.length, connections.parked().size]).toEqual([2, 1]);
+      expect(list).toEqual(patient ? [] : ['error', [4401, 'credentials_missing', false]]);
+      expect(events.map(event => event.kind)).toEqual(['refused', 'unexplained', 'parked']);
+      expect(events[1]).toMatchObject({ cause });
+    }
+  });
+
+  it.each([true, false])('a token that only got lost is no refused one (patient: %s)', async patient => {
+    const fetch = answering(() => Response.json(CAPABILITIES));
+    const { connections, TokenWebSocket } = make({ ...PATIENT, patient, fetch });
     const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
     await refuse('credentials_missing', 4401);
     (await carrier()).end(1006, '', false);
-    await turn(30_000);
-    expect([list, carriers.length, connections.parked().size]).toEqual([[], 2, 1]);
+    await turn(1000);
+    expect(connections.parked().size).toBe(0);
+    expect(list).toEqual(patient ? [] : ['error', [1006, '', false]]);
+    if (!patient) {
+      heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    }
+    const native = await carrier();
+    expect([carriers.length, native.protocols.includes(`${MARKER}.${SECRET}`)]).toEqual([3, true]);
   });
 });
