@@ -576,10 +576,24 @@ async function unlessAborted(work: Promise<void>, signal: AbortSignal): Promise<
   signal.removeEventListener('abort', stop);
 }
 
-/** The document if that is what it is, and of a version we know; else `null`. */
+/** The document if that is what it is, and of a version we know, without members of another type; else `null`. */
 export function readCapabilities(found: unknown): Capabilities | null {
   const versions = (found as Partial<Capabilities> | null)?.api_versions;
   const major = API_VERSIONS[0].replace(/[^.]*$/, '');
   const known = Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
-  return known ? (found as Capabilities) : null;
+  if (!known) {
+    return null;
+  }
+  const isText = (value: unknown): boolean => typeof value === 'string';
+  const isObject = (value: unknown): boolean =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  const isType: Record<string, (value: unknown) => boolean> = {
+    base_url: isText,
+    ws_url: isText,
+    token: isObject,
+    reasons: isObject,
+    sockets: value => Array.isArray(value) && value.every(isText)
+  };
+  const right = Object.entries(found as object).filter(([name, value]) => isType[name]?.(value) ?? true);
+  return Object.fromEntries(right) as unknown as Capabilities;
 }

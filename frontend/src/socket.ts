@@ -213,8 +213,21 @@ export class TokenSocket extends EventTarget {
     }
   }
 
-  /** The life of the socket, from the decision how to connect to the last event. */
+  /** The life of the socket. No failure of ours keeps an application from trying as it would without us. */
   private async _run(): Promise<void> {
+    try {
+      await this._begin();
+    } catch (error) {
+      if (this._native) {
+        throw error;
+      }
+      console.error(error);
+      this._attempt(this.url, this._protocols, null);
+    }
+  }
+
+  /** From the decision how to connect to the first handshake. */
+  private async _begin(): Promise<void> {
     const connections = this._connections;
     const path = connections.below(this.url);
     if (path === null) {

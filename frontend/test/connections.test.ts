@@ -1,6 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
-import { Connections, type ConnectionEvent, type ConnectionOptions } from '../src/connections';
+import {
+  Connections,
+  readCapabilities,
+  type ConnectionEvent,
+  type ConnectionOptions
+} from '../src/connections';
 import { parseClose, type Closed } from '../src/reasons';
 import { CAPABILITIES, native, TestServer } from './server';
 
@@ -180,6 +185,22 @@ describe('capabilities', () => {
   ])('C2.9 are not taken for absent where %s', async (_what, fetch) => {
     const made = connections({ baseUrl: 'http://elsewhere/', fetch });
     await expect(made.capabilities()).rejects.toThrow('CORS');
+  });
+
+  it.each<[string, unknown]>([
+    ['base_url', 7],
+    ['ws_url', {}],
+    ['token', 'v1'],
+    ['token', null],
+    ['reasons', true],
+    ['reasons', []],
+    ['sockets', { 0: 'x' }],
+    ['sockets', ['x', 7]]
+  ])('lose a member of another type: %s %j', (name, value) => {
+    const read = readCapabilities({ ...CAPABILITIES, base_url: 'http://x/', [name]: value, more: 1 });
+    const expected: Record<string, unknown> = { ...CAPABILITIES, base_url: 'http://x/', more: 1 };
+    delete expected[name];
+    expect(read).toEqual(expected);
   });
 
   it('decide what is declared; stock sockets without', () => {
@@ -489,6 +510,10 @@ describe('the memory of many paths', () => {
     }
     expect([kept(made).paths, made.parked().has('kernel-999')]).toEqual([500, true]);
     expect(inside._paths.has('waiting')).toBe(true);
+    made.parted('waiting', false);
+    made.parted('waiting', false);
+    made.state('one more');
+    expect(inside._paths.has('waiting')).toBe(false);
   });
 });
 

@@ -670,13 +670,42 @@ describe('what cannot be tried', () => {
     expect(events.map(event => event.kind === 'unexplained' && event.cause)).toEqual(causes);
   });
 
-  it('a token that is no Unicode becomes error and close', async () => {
-    const list = heard(new (make({ token: () => '\ud800' }).TokenWebSocket)(URL_OF_KERNEL));
+  it.each<[string, Partial<ConnectionOptions>]>([
+    ['a token that is no Unicode', { token: () => '\ud800' }],
+    ['a document that is none', { capabilities: { ...CAPABILITIES, sockets: 7 } as never }]
+  ])('%s: as without us', async (_what, options) => {
+    const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    const list = heard(new (make(options).TokenWebSocket)(`${URL_OF_KERNEL}?a=1`, KERNEL));
+    const native = await carrier();
+    expect([native.address, native.protocols]).toEqual([`${URL_OF_KERNEL}?a=1`, [KERNEL]]);
+    native.open(KERNEL);
+    expect([list, said.mock.calls.length]).toEqual([['open'], 1]);
+  });
+
+  it('a carrier that fails at once becomes error and close, and is not made twice', async () => {
+    let made = 0;
+    const carrier = (address: string, protocols: readonly string[]): FakeCarrier => {
+      made += 1;
+      return Object.freeze(new FakeCarrier(address, protocols));
+    };
+    const list = heard(new (make({ carrier }).TokenWebSocket)(URL_OF_KERNEL));
     await turn();
-    expect([list, carriers]).toEqual([['error', [1006, '', false]], []]);
+    expect([made, carriers.length, list]).toEqual([1, 0, ['error', [1006, '', false]]]);
+  });
+
+  it('what fails of ours when a handshake was made becomes error and close', async () => {
+    let token = SECRET;
+    const list = heard(new (make({ cookies: true, token: () => token }).TokenWebSocket)(URL_OF_KERNEL));
+    const native = await carrier();
+    token = '\ud800';
+    native.open(REASON_MARKER);
+    native.end(4401, 'credentials_missing');
+    await turn();
+    expect([carriers.length, list]).toEqual([1, ['error', [1006, '', false]]]);
   });
 
   it('an error after the application left is not told twice', async () => {
+    vi.spyOn(console, 'error').mockImplementation(() => undefined);
     const socket = new (make({ token: () => '\ud800' }).TokenWebSocket)(URL_OF_KERNEL);
     const list = heard(socket);
     socket.close();
