@@ -567,6 +567,9 @@ function xsrf(baseUrl: string): Record<string, string> {
 
 /** Resolves with the promise or when the signal is aborted; leaves nothing behind. */
 async function unlessAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) {
+    return;
+  }
   let stop = (): void => undefined;
   const aborted = new Promise<void>(resolve => {
     stop = resolve;

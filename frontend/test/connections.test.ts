@@ -639,6 +639,15 @@ describe('a server that does not answer', () => {
     expect([done(), asked]).toEqual([true, [0]]);
   });
 
+  it('is not asked for one who had left before', async () => {
+    const { made, asked } = silent();
+    const done = settled(made.revived(AbortSignal.abort()));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(done()).toBe(true);
+    await vi.advanceTimersByTimeAsync(100_000);
+    expect([asked, vi.getTimerCount()]).toEqual([[], 0]);
+  });
+
   it('is not asked when nobody waits any more', async () => {
     const { made, asked } = silent();
     const { controller, listeners } = watched();
