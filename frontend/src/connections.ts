@@ -80,8 +80,6 @@ const EXPLAINED_FOR = 5;
 const THROUGH_FOR = 15;
 /** How many paths are remembered that no socket waits for. */
 const MOST_PATHS = 500;
-/** The longest that `setTimeout` takes, in milliseconds. */
-const LONGEST_TIMER = 2 ** 31 - 1;
 
 /** One server, as the sockets of a page see it. */
 export class Connections {
@@ -364,7 +362,7 @@ export class Connections {
       waiting.add(go);
       signal.addEventListener('abort', go);
       if (seconds !== null) {
-        timer = setTimeout(go, Math.min(seconds * 1000, LONGEST_TIMER));
+        timer = setTimeout(go, seconds * 1000);
       }
     });
   }

@@ -10,6 +10,9 @@ import type { Closed } from './reasons.js';
 /** Seconds: the first wait, and the longest. */
 export const BACKOFF = { first: 1, longest: 60 } as const;
 
+/** Seconds: a server that wants more is not obeyed beyond this. */
+export const LONGEST_RETRY_AFTER = 600;
+
 /** A socket counts as healthy, and its path's failures as over, after so many seconds. */
 export const HEALTHY_AFTER = 10;
 
@@ -66,7 +69,8 @@ export class PathState {
     }
     if (closed.advice === 'retry' || closed.advice === 'retry_after') {
       // The jitter comes on top: all clients of a server that restarts were told the same second.
-      return { action: 'wait', notBefore: this.failed(now + (closed.retryAfter ?? 0), random) };
+      const told = Math.min(closed.retryAfter ?? 0, LONGEST_RETRY_AFTER);
+      return { action: 'wait', notBefore: this.failed(now + told, random) };
     }
     return this.park(closed);
   }

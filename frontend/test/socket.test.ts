@@ -1128,6 +1128,15 @@ describe('patience', () => {
     }
   });
 
+  it('what the token was told holds where the cookie is told nothing', async () => {
+    const { connections, TokenWebSocket } = make({ patient: true });
+    const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await refuse('token_rejected', 4403);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([list, carriers.length, connections.parked().size]).toEqual([[], 2, 1]);
+  });
+
   it.each([true, false])('a token that only got lost is no refused one (patient: %s)', async patient => {
     const fetch = answering(() => Response.json(CAPABILITIES));
     const { connections, TokenWebSocket } = make({ ...PATIENT, patient, fetch });
