@@ -18,7 +18,9 @@ export type ConnectionEvent =
   | { readonly kind: 'parked'; readonly path: string; readonly closed: Closed }
   | { readonly kind: 'waiting'; readonly path: string; readonly closed: Closed; readonly seconds: number }
   | { readonly kind: 'released'; readonly path: string }
-  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause };
+  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause }
+  /** The application closed a socket that had not opened: no socket to this path is left waiting. */
+  | { readonly kind: 'abandoned'; readonly path: string };
 
 /** Why a socket may have failed without a reason, by what could be found out. */
 export type Cause =
@@ -74,8 +76,10 @@ const PREFLIGHT_TIMEOUT = 10_000;
 const REVIVAL = { first: 1, soon: 2, usual: 30, longest: 15 } as const;
 /** Seconds that an explanation holds: one for all sockets of a page that fail together. */
 const EXPLAINED_FOR = 5;
-/** The longest that `setTimeout` takes, in milliseconds. */
-const LONGEST_TIMER = 2 ** 31 - 1;
+/** Seconds for which websockets that got through once do not count as blocked. */
+const THROUGH_FOR = 15;
+/** How many paths are remembered that no socket waits for. */
+const MOST_PATHS = 500;
 
 /** One server, as the sockets of a page see it. */
 export class Connections {
@@ -92,6 +96,11 @@ export class Connections {
   private readonly _onEvent: (event: ConnectionEvent) => void;
   private readonly _paths = new Map<string, PathState>();
   private readonly _waiting = new Map<string, Set<() => void>>();
+  /** How many sockets to each path have not opened yet. */
+  private readonly _connecting = new Map<string, number>();
+  /** How many sockets of this server are open, and when websockets were last seen to get through. */
+  private _open = 0;
+  private _throughAt = -Infinity;
   /** A socket was lost, and none has opened since: who knows whether the credentials are still good. */
   private _doubt = false;
   /** By path: resolves when the socket that finds out how things are knows. */
@@ -131,7 +140,7 @@ export class Connections {
   }
 
   /**
-   * The capabilities document, `null` where the server has none (404). Asked once; an error is no answer and
+   * The capabilities document, `null` where the server has none (404, from a Jupyter server). Asked once; an error is no answer and
    * is asked again.
    *
    * @throws Error where nothing answers, or something else than a server.
@@ -171,10 +180,34 @@ export class Connections {
   state(path: string): PathState {
     let state = this._paths.get(path);
     if (!state) {
+      this._forget();
       state = new PathState();
       this._paths.set(path, state);
     }
     return state;
+  }
+
+  /** A socket to `path` was made. */
+  joined(path: string): void {
+    this._connecting.set(path, (this._connecting.get(path) ?? 0) + 1);
+  }
+
+  /**
+   * A socket to `path` opened, or never will.
+   *
+   * @param abandoned whether the application gave it up
+   */
+  parted(path: string, abandoned: boolean): void {
+    const others = (this._connecting.get(path) ?? 0) - 1;
+    if (others > 0) {
+      this._connecting.set(path, others);
+      return;
+    }
+    this._connecting.delete(path);
+    if (abandoned) {
+      this._paths.get(path)?.abandoned(now(), Math.random());
+      this.emit({ kind: 'abandoned', path });
+    }
   }
 
   /** A socket to `path` opened. */
@@ -258,13 +291,25 @@ export class Connections {
     }
   }
 
-  /** A socket failed without a reason before it opened: find out what can be said. */
-  async explain(path: string, credential: Credential): Promise<Cause> {
+  /**
+   * A socket failed without a reason before it opened: find out what can be said, unless it was left.
+   *
+   * @returns what to go by: also that websockets seem blocked, where it is not said because others get through
+   */
+  async explain(path: string, credential: Credential, signal?: AbortSignal): Promise<Cause> {
     const cause = await this._cause(credential);
+    if (signal?.aborted) {
+      return cause; // nobody waits for it any more
+    }
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }
-    this.emit({ kind: 'unexplained', path, cause });
+    const through = this._open > 0 || now() - this._throughAt < THROUGH_FOR;
+    this.emit({
+      kind: 'unexplained',
+      path,
+      cause: cause === 'websockets_blocked' && through ? 'unknown' : cause
+    });
     return cause;
   }
 
@@ -280,6 +325,10 @@ export class Connections {
 
   /** Tell who listens. What goes wrong there must not reach the sockets. */
   emit(event: ConnectionEvent): void {
+    if (event.kind === 'open' || event.kind === 'refused') {
+      this._throughAt = now();
+    }
+    this._open += event.kind === 'open' ? 1 : event.kind === 'closed' ? -1 : 0;
     try {
       this._onEvent(event);
     } catch (error) {
@@ -313,9 +362,19 @@ export class Connections {
       waiting.add(go);
       signal.addEventListener('abort', go);
       if (seconds !== null) {
-        timer = setTimeout(go, Math.min(seconds * 1000, LONGEST_TIMER));
+        timer = setTimeout(go, seconds * 1000);
       }
     });
+  }
+
+  /** Names of kernels do not come back: what was long ago, or is too much, goes. */
+  private _forget(): void {
+    const unused = [...this._paths].filter(([path]) => !this._connecting.has(path));
+    const stale = unused.filter(([, state]) => state.stale(now()));
+    const tooMany = unused.slice(0, Math.max(0, this._paths.size - MOST_PATHS + 1));
+    for (const [path] of [...stale, ...tooMany]) {
+      this._paths.delete(path);
+    }
   }
 
   private _take(path: string): () => void {
@@ -395,14 +454,25 @@ export class Connections {
    */
   private async _hidesThem(): Promise<boolean> {
     const mute = async (): Promise<boolean> => (await this._blind())?.type === 'opaque';
-    const has = async (path: string): Promise<boolean> => {
+    const told = async (): Promise<boolean> => {
       try {
-        return (await this._get(path, { cache: 'no-store', redirect: 'error' })).ok;
+        return (await this._get(CAPABILITIES_PATH, { cache: 'no-store', redirect: 'error' })).ok;
       } catch {
         return false;
       }
     };
-    return (await mute()) && (await has(VERSION_PATH)) && !(await has(CAPABILITIES_PATH)) && (await mute());
+    return (await mute()) && (await this._isServer()) && !(await told()) && (await mute());
+  }
+
+  /** Whether a Jupyter server answers: proxies have a 404 of their own while it is away. */
+  private async _isServer(): Promise<boolean> {
+    try {
+      const response = await this._get(VERSION_PATH, { cache: 'no-store', redirect: 'error' });
+      const found = (await response.json()) as { readonly version?: unknown } | null;
+      return response.ok && typeof found?.version === 'string';
+    } catch {
+      return false;
+    }
   }
 
   /** The capabilities as they are now, `undefined` where nothing answers or something else. */
@@ -421,7 +491,7 @@ export class Connections {
 
   private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
     const response = await this._get(CAPABILITIES_PATH, { cache, redirect: 'error' });
-    if (response.status === 404) {
+    if (response.status === 404 && (await this._isServer())) {
       return null;
     }
     const found: unknown = response.ok ? await response.json() : null;
@@ -495,6 +565,9 @@ function xsrf(baseUrl: string): Record<string, string> {
 
 /** Resolves with the promise or when the signal is aborted; leaves nothing behind. */
 async function unlessAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) {
+    return;
+  }
   let stop = (): void => undefined;
   const aborted = new Promise<void>(resolve => {
     stop = resolve;
@@ -504,10 +577,24 @@ async function unlessAborted(work: Promise<void>, signal: AbortSignal): Promise<
   signal.removeEventListener('abort', stop);
 }
 
-/** The document if that is what it is, and of a version we know; else `null`. */
+/** The document if that is what it is, and of a version we know, without members of another type; else `null`. */
 export function readCapabilities(found: unknown): Capabilities | null {
   const versions = (found as Partial<Capabilities> | null)?.api_versions;
   const major = API_VERSIONS[0].replace(/[^.]*$/, '');
   const known = Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
-  return known ? (found as Capabilities) : null;
+  if (!known) {
+    return null;
+  }
+  const isText = (value: unknown): boolean => typeof value === 'string';
+  const isObject = (value: unknown): boolean =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  const isType: Record<string, (value: unknown) => boolean> = {
+    base_url: isText,
+    ws_url: isText,
+    token: isObject,
+    reasons: isObject,
+    sockets: value => Array.isArray(value) && value.every(isText)
+  };
+  const right = Object.entries(found as object).filter(([name, value]) => isType[name]?.(value) ?? true);
+  return Object.fromEntries(right) as unknown as Capabilities;
 }

@@ -1,6 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
-import { Connections, type ConnectionEvent, type ConnectionOptions } from '../src/connections';
+import {
+  Connections,
+  readCapabilities,
+  type ConnectionEvent,
+  type ConnectionOptions
+} from '../src/connections';
 import { parseClose, type Closed } from '../src/reasons';
 import { CAPABILITIES, native, TestServer } from './server';
 
@@ -119,7 +124,10 @@ describe('capabilities', () => {
     const made = connections({ baseUrl: server.baseUrl });
     expect(await made.capabilities()).toBeNull();
     expect(await made.capabilities()).toBeNull();
-    expect(server.requests).toHaveLength(1);
+    expect(server.requests.map(request => request.url)).toEqual([
+      '/user/ann/api/token-ws/capabilities',
+      '/user/ann/api'
+    ]);
   });
 
   it.each<[string, (server: TestServer) => void]>([
@@ -129,6 +137,16 @@ describe('capabilities', () => {
     ['no object', s => (s.request = (_, to) => to.end('null'))],
     ['another major version', s => (s.request = (_, to) => to.end('{"api_versions": ["2.0"]}'))],
     ['a login page', s => (s.request = (_, to) => to.writeHead(302, { Location: '/login' }).end())],
+    ['404 of a proxy', s => (s.request = (_, to) => to.writeHead(404).end('default backend - 404'))],
+    ['404 of something with JSON', s => (s.request = (_, to) => to.writeHead(404).end('{"version": "1"}'))],
+    [
+      '404 of another API',
+      s => (s.request = (r, to) => to.writeHead(r.url === '/user/ann/api' ? 200 : 404).end('{}'))
+    ],
+    [
+      '404 of no object',
+      s => (s.request = (r, to) => to.writeHead(r.url === '/user/ann/api' ? 200 : 404).end('null'))
+    ],
     ['a torn connection', s => (s.request = (_, to) => to.destroy())]
   ])('C2.9 are not taken for absent after %s, and asked for again', async (_what, behave) => {
     behave(server);
@@ -169,6 +187,22 @@ describe('capabilities', () => {
     await expect(made.capabilities()).rejects.toThrow('CORS');
   });
 
+  it.each<[string, unknown]>([
+    ['base_url', 7],
+    ['ws_url', {}],
+    ['token', 'v1'],
+    ['token', null],
+    ['reasons', true],
+    ['reasons', []],
+    ['sockets', { 0: 'x' }],
+    ['sockets', ['x', 7]]
+  ])('lose a member of another type: %s %j', (name, value) => {
+    const read = readCapabilities({ ...CAPABILITIES, base_url: 'http://x/', [name]: value, more: 1 });
+    const expected: Record<string, unknown> = { ...CAPABILITIES, base_url: 'http://x/', more: 1 };
+    delete expected[name];
+    expect(read).toEqual(expected);
+  });
+
   it('decide what is declared; stock sockets without', () => {
     const made = connections();
     expect(made.declares('lsp/ws/py', { api_versions: [], sockets: ['lsp/ws/{name}'] })).toBe(true);
@@ -198,6 +232,33 @@ describe('explanations', () => {
     await made.explain(PATH, 'token');
     expect(causes()).toEqual(['websockets_blocked']);
     expect(server.requests[1]?.headers.authorization).toBe('token good');
+  });
+
+  it('websockets are not blocked while one is open, or got through or was told a reason just now', async () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
+    const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
+    const cause = async (): Promise<unknown> => {
+      events = [];
+      expect(await made.explain(PATH, 'token')).toBe('websockets_blocked'); // try again all the same
+      return causes()[0];
+    };
+    expect(await cause()).toBe('websockets_blocked');
+    made.opened('a');
+    made.opened('b');
+    made.emit({ kind: 'closed', path: 'a' });
+    time += 100;
+    expect(await cause()).toBe('unknown');
+    made.emit({ kind: 'closed', path: 'b' });
+    expect(await cause()).toBe('websockets_blocked');
+    made.emit({ kind: 'refused', path: 'c', closed: FORBIDDEN });
+    time += 14;
+    expect(await cause()).toBe('unknown');
+    time += 2;
+    expect(await cause()).toBe('websockets_blocked');
+    made.opened('a');
+    made.emit({ kind: 'closed', path: 'a' });
+    expect(await cause()).toBe('unknown');
   });
 
   it('the credential died, and the other one goes first from now on', async () => {
@@ -351,13 +412,15 @@ describe('mayConnect', () => {
     expect([done(), kept(made).waiting, listeners(), vi.getTimerCount()]).toEqual([true, 0, 0, 0]);
   });
 
-  it('waits longer than a timer can', async () => {
+  it('waits ten minutes at most, whatever the server says', async () => {
     const made = connections();
     const closed = parseClose(4503, 'draining;retry_after=999999999') as Closed;
     made.state(PATH).refused(closed, 'token', true, performance.now() / 1000, 0);
     const done = settled(made.mayConnect(PATH, new AbortController().signal));
-    await vi.advanceTimersByTimeAsync(2 ** 31 + 1000);
+    await vi.advanceTimersByTimeAsync(599_000);
     expect(done()).toBe(false);
+    await vi.advanceTimersByTimeAsync(1100);
+    expect(done()).toBe(true);
   });
 
   it('stays for a parked path until it is released', async () => {
@@ -424,6 +487,35 @@ describe('the memory of paths', () => {
     made.ended('b', 10, false);
     made.ended('c', 10, false);
     expect(kept(made).paths).toBe(0);
+  });
+});
+
+describe('the memory of many paths', () => {
+  it('loses what was long ago, and the oldest of too many, but nothing that a socket waits for', () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
+    const made = connections();
+    made.state('old').refused(FAILED, 'token', true, time, 0.5);
+    made.state('stumbled').stumbled(time, time, 0.5);
+    made.joined('waiting');
+    made.state('waiting').refused(FAILED, 'token', true, time, 0.5);
+    made.state('refused').distrust('cookie');
+    time += 59;
+    made.state('new').stumbled(time, time, 0.5);
+    expect(kept(made).paths).toBe(5);
+    time += 2;
+    made.state('newer').stumbled(time, time, 0.5);
+    const inside = made as unknown as { _paths: Map<string, unknown> };
+    expect([...inside._paths.keys()]).toEqual(['waiting', 'refused', 'new', 'newer']);
+    for (let kernel = 0; kernel < 1000; kernel++) {
+      made.state(`kernel-${kernel}`).park(FORBIDDEN);
+    }
+    expect([kept(made).paths, made.parked().has('kernel-999')]).toEqual([500, true]);
+    expect(inside._paths.has('waiting')).toBe(true);
+    made.parted('waiting', false);
+    made.parted('waiting', false);
+    made.state('one more');
+    expect(inside._paths.has('waiting')).toBe(false);
   });
 });
 
@@ -543,10 +635,19 @@ describe('a server that does not answer', () => {
   it('is asked at once when the user acts', async () => {
     const { made, asked, answer } = silent();
     const done = settled(made.revived(new AbortController().signal));
-    answer(() => Promise.resolve(new Response('', { status: 404 })));
+    answer(() => Promise.resolve(Response.json(CAPABILITIES)));
     made.release();
     await vi.advanceTimersByTimeAsync(0);
     expect([done(), asked]).toEqual([true, [0]]);
+  });
+
+  it('is not asked for one who had left before', async () => {
+    const { made, asked } = silent();
+    const done = settled(made.revived(AbortSignal.abort()));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(done()).toBe(true);
+    await vi.advanceTimersByTimeAsync(100_000);
+    expect([asked, vi.getTimerCount()]).toEqual([[], 0]);
   });
 
   it('is not asked when nobody waits any more', async () => {

@@ -90,7 +90,7 @@ def test_websockets_that_a_proxy_blocks_are_told_within_ten_seconds(place, brows
         _visit(place, browser, server, proxy.url) as (frontend, journal),
     ):
         page = frontend.open_notebook()
-        blocked = toast(page, "This network blocks websockets")
+        blocked = toast(page, "Websockets do not get through to the server")
         blocked.wait_for()
         assert time.monotonic() - journal.first_socket < 10
         screenshot(page, "websockets-blocked")

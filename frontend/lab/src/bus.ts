@@ -30,6 +30,9 @@ export interface Bus {
   allowTokenInUrl: boolean;
 }
 
+/** How many paths are remembered for who listens later: nobody comes back to the oldest of so many. */
+const MOST_UNSETTLED = 500;
+
 /** The whole of it, for the plugin that makes the connections. */
 export class Switchboard implements Bus {
   private readonly _listeners = new Set<(event: ConnectionEvent) => void>();
@@ -82,8 +85,13 @@ export class Switchboard implements Bus {
   /** For `Connections`' `onEvent`. */
   readonly publish = (event: ConnectionEvent): void => {
     if (event.kind === 'parked' || event.kind === 'waiting' || event.kind === 'unexplained') {
+      this._unsettled.delete(event.path); // to be the newest
       this._unsettled.set(event.path, { event, at: performance.now() });
-    } else if (event.kind === 'open' || event.kind === 'released') {
+      const [oldest] = this._unsettled.keys();
+      if (oldest !== undefined && this._unsettled.size > MOST_UNSETTLED) {
+        this._unsettled.delete(oldest);
+      }
+    } else if (['open', 'released', 'abandoned'].includes(event.kind)) {
       this._unsettled.delete(event.path);
     }
     if (event.kind === 'open' || event.kind === 'closed') {

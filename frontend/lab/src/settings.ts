@@ -104,8 +104,10 @@ export function releasing(
   return async (input: RequestInfo | URL, init?: RequestInit): Promise<Response> => {
     const response = await stock(input as RequestInfo, init);
     try {
-      const request = input instanceof Request ? input : new Request(input, init);
-      const path = madeBy(request.method, request.url.slice(settings.baseUrl.length));
+      // Not by a `Request` of our own: the browser takes no second one with the same body.
+      const given = input instanceof Request ? input : null;
+      const method = (init?.method ?? given?.method ?? 'GET').toUpperCase();
+      const path = madeBy(method, (given?.url ?? String(input)).slice(settings.baseUrl.length));
       if (path && [200, 201].includes(response.status) && connections.parked().size > 0) {
         const made = path((await response.clone().json()) as Made);
         if (made !== null && connections.parked().has(made)) {

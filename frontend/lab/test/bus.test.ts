@@ -54,6 +54,21 @@ describe('events', () => {
     vi.useRealTimers();
   });
 
+  it('of paths that nobody waits for any more are not told to who comes later, nor of the oldest of many', () => {
+    const bus = new Switchboard();
+    bus.publish(parked('a'));
+    bus.publish(parked('b'));
+    bus.publish({ kind: 'abandoned', path: 'a' });
+    expect(heard(bus)).toEqual([parked('b')]);
+    for (let kernel = 0; kernel < 499; kernel++) {
+      bus.publish(parked(`kernel-${kernel}`));
+    }
+    bus.publish(parked('b'));
+    bus.publish(parked('c'));
+    const told = heard(bus).map(event => event.path);
+    expect([told.length, told[0], ...told.slice(-2)]).toEqual([500, 'kernel-1', 'b', 'c']);
+  });
+
   it('of open sockets are told to who comes later, as many as there are', () => {
     const bus = new Switchboard();
     for (const path of ['a', 'a', 'b', 'c']) {

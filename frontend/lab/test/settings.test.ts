@@ -201,7 +201,13 @@ describe('sockets', () => {
     async (_what, appendToken, allowed, query) => {
       page({ baseUrl: 'https://elsewhere/', token: 'secret', appendToken });
       vi.spyOn(console, 'warn').mockImplementation(() => undefined);
-      const made = settings(() => Promise.resolve(new Response('', { status: 404 })));
+      const made = settings(address =>
+        Promise.resolve(
+          String(address).endsWith('/api')
+            ? Response.json({ version: '2.0' })
+            : new Response('', { status: 404 })
+        )
+      );
       bus.allowTokenInUrl = allowed;
       new made.WebSocket(`wss://elsewhere/api/events/subscribe${made.appendToken ? '?token=secret' : ''}`);
       await vi.waitUntil(() => Native.made.length > 0);
@@ -308,7 +314,11 @@ describe('what is made anew', () => {
     const connections = new Connections({ baseUrl: HOME });
     connections.state('terminals/websocket/1').park(GONE);
     const fetch = (): Promise<Response> => Promise.resolve(Response.json({ name: '1' }));
-    await releasing({ baseUrl: HOME, fetch }, connections)(`${HOME}api/terminals`, { method: 'POST' });
+    const body = new ReadableStream(); // a `Request` of it would want more than this
+    const look = releasing({ baseUrl: HOME, fetch }, connections);
+    await look(`${HOME}api/terminals`);
+    expect(connections.parked().size).toBe(1);
+    await look(new URL(`${HOME}api/terminals`), { method: 'post', body });
     expect(connections.parked().size).toBe(0);
   });
 

@@ -11,7 +11,17 @@ import type { Documents } from './documents.js';
 import { NoticeBoard, type Action } from './notices.js';
 import type { Server } from './server.js';
 import { SignIn } from './signin.js';
-import { isMissing, reduce, START, view, type Input, type Notice, type State, type View } from './state.js';
+import {
+  isLong,
+  isMissing,
+  reduce,
+  START,
+  view,
+  type Input,
+  type Notice,
+  type State,
+  type View
+} from './state.js';
 import * as words from './words.js';
 
 /** What is asked in a dialog. */
@@ -20,8 +30,8 @@ export interface Ask {
   token(title: string, label: string): Promise<string | null>;
   /** Yes or no. */
   confirm(title: string, body: string, yes: string): Promise<boolean>;
-  /** Nothing: only says something. */
-  tell(title: string, body: string): Promise<void>;
+  /** Nothing: only says something. `address` is shown below it, as a link to a page of its own. */
+  tell(title: string, body: string, address?: string): Promise<void>;
 }
 
 export interface ControllerOptions {
@@ -55,6 +65,8 @@ export class Controller {
   private _measuring = false;
   private _timer: ReturnType<typeof setTimeout> | undefined;
   private _measureTimer: ReturnType<typeof setTimeout> | undefined;
+  /** As whom the user does not want to go on. */
+  private _declined: string | null = null;
 
   constructor(options: ControllerOptions) {
     this._options = options;
@@ -67,7 +79,7 @@ export class Controller {
       onDismissed: topic => this.take({ kind: 'dismissed', topic })
     });
     this._signIn = new SignIn({
-      check: () => options.server.knows(),
+      check: () => options.server.knows(user => this._agrees(user)),
       onKnown: known => this.take({ kind: 'known', known }),
       onSignedIn: () => this._signedIn()
     });
@@ -84,10 +96,30 @@ export class Controller {
   /** What happened to a socket. */
   readonly onEvent = (event: ConnectionEvent): void => {
     this.take(event);
-    if (event.kind === 'parked' && isMissing(event.closed)) {
-      this._documents.missing(event.path);
+    this._tellDocuments(event);
+    if (event.kind === 'open') {
+      void this._options.server.meet();
     }
   };
+
+  private _tellDocuments(event: ConnectionEvent): void {
+    const documents = this._documents;
+    switch (event.kind) {
+      case 'parked':
+        if (isMissing(event.closed)) {
+          documents.missing(event.path);
+          return;
+        }
+        return documents.troubled(event.path);
+      case 'waiting':
+      case 'unexplained':
+        return documents.troubled(event.path);
+      case 'abandoned':
+        return documents.abandoned(event.path);
+      case 'open':
+        return documents.settled(event.path);
+    }
+  }
 
   /** Anything that happened. */
   take(input: Input): void {
@@ -133,6 +165,13 @@ export class Controller {
     this._documents.reconnect();
   }
 
+  /** Do not wait any longer where that is long. What is too early is refused again. */
+  hurry(): void {
+    for (const path of [...this._state.lines].filter(([, line]) => isLong(line)).map(([path]) => path)) {
+      this._options.connections.release(path);
+    }
+  }
+
   /** What can be done about what is worst, also when the user has put its notice away. */
   get remedy(): Action | null {
     const worst = this._view.holding.find(notice => notice.topic === this._view.word);
@@ -143,13 +182,12 @@ export class Controller {
   async signIn(): Promise<void> {
     const { server, trans, ask } = this._options;
     const title = trans.__('Sign in again');
+    this._declined = null;
     if (!server.foreign) {
       const address = server.loginAddress();
       if (!this._signIn.begin(address)) {
-        await ask.tell(
-          title,
-          trans.__('Your browser opens no window. Sign in here, in another: %1', await address)
-        );
+        const body = trans.__('Your browser did not open a window for the login. Open it here:');
+        await ask.tell(title, body, await address);
       }
       return;
     }
@@ -159,6 +197,24 @@ export class Controller {
     } else if (token) {
       await this._signIn.now(true);
     }
+  }
+
+  /** Somebody signed in who is not whose page this is. Asked once, until the user wants to sign in again. */
+  private async _agrees(user: string): Promise<boolean> {
+    const { trans, ask } = this._options;
+    if (user === this._declined) {
+      return false;
+    }
+    const agreed = await ask.confirm(
+      trans.__('Another user'),
+      trans.__(
+        'You are now signed in as %1. What is on this page was opened by another user. Go on as %1?',
+        user
+      ),
+      trans.__('Go on as %1', user)
+    );
+    this._declined = agreed ? null : user;
+    return agreed;
   }
 
   private _signedIn(): void {
@@ -216,7 +272,10 @@ export class Controller {
       case 'blocked':
       case 'down':
         return { label: trans.__('Try again'), once: false, run: () => this.again() };
-      default:
+      case 'waiting':
+        return notice.long ? { label: trans.__('Try again'), once: false, run: () => this.hurry() } : null;
+      case 'ended':
+      case 'cut':
         return null;
     }
   }

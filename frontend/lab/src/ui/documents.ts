@@ -64,6 +64,8 @@ export class Documents {
   private readonly _seen = new WeakSet<ISessionContext>();
   /** Contexts whose session JupyterLab dropped, by the path of their kernel. */
   private readonly _dropped = new Map<string, ISessionContext[]>();
+  /** Contexts whose kernel cannot be reached now, by its path, with their session. */
+  private readonly _troubled = new Map<string, Map<ISessionContext, ISessionContext['session']>>();
   /** What this page itself asked the server to delete, by path. */
   private readonly _deleted = new Set<string>();
 
@@ -97,6 +99,43 @@ export class Documents {
           this._options.onSettled(path, true);
         }
       });
+    }
+  }
+
+  /** The kernel of `path` cannot be reached for now. */
+  troubled(path: string): void {
+    if (kernelId(path) === null) {
+      return;
+    }
+    const users = this._troubled.get(path) ?? new Map<ISessionContext, ISessionContext['session']>();
+    for (const user of this._usersOf(path)) {
+      users.set(user, user.session);
+    }
+    if (users.size > 0) {
+      this._troubled.set(path, users);
+    }
+  }
+
+  /** The kernel of `path` is reached again, or was never missed. */
+  settled(path: string): void {
+    this._troubled.delete(path);
+  }
+
+  /**
+   * JupyterLab does not try to reach the kernel of `path` any more. Where it found that the kernel is gone, no
+   * socket will ever hear so.
+   */
+  abandoned(path: string): void {
+    const id = kernelId(path);
+    const users = this._troubled.get(path);
+    this._troubled.delete(path);
+    if (id === null || !users) {
+      return;
+    }
+    for (const [context, session] of users) {
+      if (!context.isTerminating && !this._isDeleted(session, id)) {
+        this._lookLater(path, id, context);
+      }
     }
   }
 
@@ -167,8 +206,12 @@ export class Documents {
     if (newValue || !oldValue || id === undefined || context.isTerminating || this._isDeleted(oldValue)) {
       return;
     }
-    const path = kernelPath(id);
-    this._dropped.set(path, [...(this._dropped.get(path) ?? []), context]);
+    this._lookLater(kernelPath(id), id, context);
+  }
+
+  private _lookLater(path: string, id: string, context: ISessionContext): void {
+    const others = this._dropped.get(path) ?? [];
+    this._dropped.set(path, [...new Set([...others, context])]);
     this._later(path, () => void this._lookForDropped(path, id));
   }
 
@@ -239,11 +282,9 @@ export class Documents {
     );
   }
 
-  private _isDeleted(session: ISessionContext['session']): boolean {
-    return (
-      this._deleted.has(`api/sessions/${session?.id}`) ||
-      this._deleted.has(`api/kernels/${session?.kernel?.id}`)
-    );
+  /** `kernel`: the id of its kernel, where the session may not know it any more. */
+  private _isDeleted(session: ISessionContext['session'], kernel = session?.kernel?.id): boolean {
+    return this._deleted.has(`api/sessions/${session?.id}`) || this._deleted.has(`api/kernels/${kernel}`);
   }
 
   private _usersOf(path: string): ISessionContext[] {

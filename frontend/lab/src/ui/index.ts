@@ -191,8 +191,21 @@ function dialogs(trans: TranslationBundle): Ask {
       const buttons = [Dialog.cancelButton(), Dialog.okButton({ label: yes })];
       return (await showDialog({ title, body, buttons })).button.accept;
     },
-    tell: async (title, body) => {
-      await showDialog({ title, body, buttons: [Dialog.okButton({ label: trans.__('Close') })] });
+    tell: async (title, body, address) => {
+      const buttons = [Dialog.okButton({ label: trans.__('Close') })];
+      await showDialog({ title, body: address === undefined ? body : withLink(body, address), buttons });
     }
   };
+}
+
+function withLink(body: string, address: string): Widget {
+  const said = document.createElement('p');
+  said.textContent = body;
+  const link = document.createElement('a');
+  link.textContent = link.href = address;
+  link.target = '_blank';
+  link.rel = 'noopener';
+  const node = document.createElement('div');
+  node.append(said, link);
+  return new Widget({ node });
 }

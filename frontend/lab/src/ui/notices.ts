@@ -24,7 +24,7 @@ export interface NoticeBoardOptions {
 interface Shown {
   readonly id: string;
   readonly message: string;
-  /** The sentence but for the seconds in it. */
+  /** The sentence but for the seconds in it, and what can be done. */
   readonly gist: string;
 }
 
@@ -72,7 +72,7 @@ export class NoticeBoard {
     const { manager, sentence } = this._options;
     const shown = this._shown.get(notice.topic);
     const message = sentence(notice);
-    const gist = sentence({ ...notice, seconds: 0 });
+    const gist = `${sentence({ ...notice, seconds: 0 })} ${this._options.action(notice)?.label ?? ''}`;
     if (!shown) {
       const id = manager.notify(message, TYPES[notice.topic], {
         autoClose: false,

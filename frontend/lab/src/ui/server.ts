@@ -16,6 +16,12 @@ const TIMEOUT = 10_000;
 
 const WITHOUT_COOKIE: RequestInit = { credentials: 'omit' };
 
+/** The names that Jupyter Server gives users who only show a token or a password: another each time. */
+const MADE_UP = /^[0-9a-f]{32}$/;
+
+/** Who the server says we are, empty where that is nobody in particular; `false` where it does not know us. */
+type User = string | false;
+
 export interface ServerOptions {
   readonly settings: ServerConnection.ISettings;
   readonly connections: Connections;
@@ -36,6 +42,9 @@ export function watchDeletions(settings: ServerConnection.ISettings, onDelete: (
 
 export class Server {
   private readonly _options: ServerOptions;
+  /** Whose page this is; `null` as long as that is not known. */
+  private _user: string | null = null;
+  private _meeting: Promise<void> | null = null;
 
   constructor(options: ServerOptions) {
     this._options = options;
@@ -50,6 +59,20 @@ export class Server {
     return !this._options.connections.cookies && new URL(this.base).origin !== location.origin;
   }
 
+  /** Find out whose page this is, while it is still signed in. */
+  async meet(): Promise<void> {
+    if (this._user === null) {
+      const { connections, settings } = this._options;
+      this._meeting ??= this._admits(settings.token, connections.cookies ? {} : WITHOUT_COOKIE).then(user => {
+        this._meeting = null;
+        if (user) {
+          this._user ??= user;
+        }
+      });
+      await this._meeting;
+    }
+  }
+
   /**
    * Whether the server knows us, so that sockets and plain requests are admitted; `null` where that could not
    * be found out.
@@ -57,19 +80,22 @@ export class Server {
    * Who signs in gets a cookie, and the page goes on with its old token. Where that is in the way (a server
    * may look at no cookie beside a token, and some pages' sockets have none), the page takes the token that it
    * would get if it was loaded now.
+   *
+   * What is on the page is that of who opened it: where it would go on as somebody else, `agreed` is asked
+   * before anything is taken over.
    */
-  async knows(): Promise<boolean | null> {
+  async knows(agreed: (user: string) => Promise<boolean>): Promise<boolean | null> {
     const { connections, settings, setToken } = this._options;
-    const admitted = await this._admits(settings.token, connections.cookies ? {} : WITHOUT_COOKIE);
-    if (admitted !== false || !settings.token || this.foreign) {
-      return admitted;
+    const user = await this._admits(settings.token, connections.cookies ? {} : WITHOUT_COOKIE);
+    if (user !== false || !settings.token || this.foreign) {
+      return this._mayBe(user, agreed);
     }
-    const byCookie = await this._admits('');
-    if (!byCookie) {
-      return byCookie;
+    const known = await this._mayBe(await this._admits(''), agreed);
+    if (!known) {
+      return known;
     }
     const token = await this._tokenOfPage();
-    if (token && token !== settings.token && (await this._admits(token, WITHOUT_COOKIE))) {
+    if (token && token !== settings.token && isKnown(await this._admits(token, WITHOUT_COOKIE))) {
       setToken(token);
       return true;
     }
@@ -81,7 +107,7 @@ export class Server {
 
   /** Use this token if the server takes it. */
   async tryToken(token: string): Promise<boolean> {
-    const taken = (await this._admits(token, WITHOUT_COOKIE)) === true;
+    const taken = isKnown(await this._admits(token, WITHOUT_COOKIE));
     if (taken) {
       this._options.setToken(token);
     }
@@ -117,7 +143,8 @@ export class Server {
     try {
       const { token } = this._options.settings;
       const headers = token ? { Authorization: `token ${token}` } : {};
-      const response = await this._get(LOGIN, { headers });
+      // Not by way of anybody else: what is opened is what this server says, and the token is only for it.
+      const response = await this._get(LOGIN, { headers, redirect: 'error' });
       const found = (await response.json()) as { server?: { base_url?: unknown } } | null;
       const address = found?.server?.base_url;
       return response.ok && typeof address === 'string' && isPage(address) ? new URL(address).href : null;
@@ -126,7 +153,21 @@ export class Server {
     }
   }
 
-  private async _admits(token: string, init: RequestInit = {}): Promise<boolean | null> {
+  private async _mayBe(
+    user: User | null,
+    agreed: (user: string) => Promise<boolean>
+  ): Promise<boolean | null> {
+    if (!isKnown(user)) {
+      return user;
+    }
+    if (user && this._user && user !== this._user && !(await agreed(user))) {
+      return false;
+    }
+    this._user = user || this._user;
+    return true;
+  }
+
+  private async _admits(token: string, init: RequestInit = {}): Promise<User | null> {
     const { settings } = this._options;
     try {
       // As JupyterLab asks: under a Hub, a cookie counts only together with what it adds.
@@ -143,7 +184,7 @@ export class Server {
       if (response.type === 'opaqueredirect' || [401, 403].includes(response.status)) {
         return false;
       }
-      return response.ok || null;
+      return response.ok ? await nameIn(response) : null;
     } catch {
       return null;
     }
@@ -175,6 +216,17 @@ export class Server {
       ...init
     });
   }
+}
+
+function isKnown(user: User | null): user is string {
+  return typeof user === 'string';
+}
+
+/** The name in an answer to who we are; empty where it says nothing about that. */
+async function nameIn(response: Response): Promise<string> {
+  const said = (await response.json().catch(() => null)) as { identity?: { username?: unknown } } | null;
+  const name = said?.identity?.username;
+  return typeof name === 'string' && !MADE_UP.test(name) ? name : '';
 }
 
 /** Only what a browser opens as a page: anything else would be code. */

@@ -89,6 +89,8 @@ export interface Notice {
   readonly closed: Closed | null;
   /** Whole seconds to wait. */
   readonly seconds: number;
+  /** Whether the wait is so long that the user may want to end it. */
+  readonly long: boolean;
 }
 
 /** The whole in one word: what is worst. */
@@ -122,6 +124,9 @@ const PATIENCE = { server_down: 10, websockets_blocked: 3 } as const;
 
 /** Shorter waits are not spoken of, unless the server asked for them. */
 const SHORT_WAIT = 5;
+
+/** Longer waits can be ended by the user. */
+const LONG_WAIT = 60;
 
 /** Seconds after which a wait that is over is forgotten: what waited is gone too. */
 const STALE = 15;
@@ -221,6 +226,9 @@ function change(state: State, input: Input, now: number): Partial<State> {
         lost: without(state.lost, input.path)
       };
     }
+    case 'abandoned':
+      // That something lost its kernel or terminal is as true as before.
+      return { lines: unless(state.lines, (_, path) => path === input.path) };
     case 'settled':
       return {
         lines: unless(state.lines, (_, path) => path === input.path),
@@ -285,7 +293,8 @@ function found(state: State, now: number, early: boolean): Notice[] {
         names: lost.map(one => one.name).filter(name => name !== ''),
         replaceable: lost.some(one => one.replaceable),
         closed: lines.find(line => line.closed)?.closed ?? null,
-        seconds: Math.max(0, Math.ceil(longest - now))
+        seconds: Math.max(0, Math.ceil(longest - now)),
+        long: lines.some(isLong)
       });
     }
   }
@@ -342,6 +351,11 @@ export function isOver(line: Line, now: number): boolean {
     (line.state === 'waiting' && now >= line.until + STALE) ||
     (line.cause === 'unknown' && now >= line.since + FORGOTTEN)
   );
+}
+
+/** Whether it waits so long that the user may end that. */
+export function isLong(line: Line): boolean {
+  return line.state === 'waiting' && line.until - line.since > LONG_WAIT;
 }
 
 /** Whether a wait is worth a notice: always where the server asked for it, unless it only restarts. */

@@ -43,7 +43,7 @@ export function sentence(notice: Notice, trans: TranslationBundle): string {
       return trans.__('The browser refuses to connect. A page with https cannot use a server without it.');
     case 'blocked':
       return trans.__(
-        'This network blocks websockets: the server answers, but kernels and terminals cannot be reached.'
+        "Websockets do not get through to the server: the network or a proxy blocks them, or the server does not accept this page's address."
       );
     case 'down':
       return trans.__('The server does not answer. This page connects again by itself when it does.');
@@ -64,7 +64,7 @@ export function state(view: Pick<View, 'word'>, trans: TranslationBundle): strin
     stopped: () => trans.__('Refused'),
     gone: () => trans.__('Kernel gone'),
     not_attempted: () => trans.__('Not connected'),
-    blocked: () => trans.__('Websockets blocked'),
+    blocked: () => trans.__('No websockets'),
     down: () => trans.__('No answer'),
     waiting: () => trans.__('Waiting'),
     connecting: () => trans.__('Connecting'),
@@ -93,7 +93,7 @@ function causeState(cause: Cause | null, trans: TranslationBundle): string {
     case 'server_down':
       return trans.__('the server does not answer');
     case 'websockets_blocked':
-      return trans.__('websockets are blocked');
+      return trans.__('websockets do not get through');
     case 'credential_refused':
       return trans.__('the server does not know you');
     case 'not_attempted':

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Controller } from '../../src/ui/controller.js';
 import type { Picture } from '../../src/ui/details.js';
 import type { Input } from '../../src/ui/state.js';
-import { closed, EVENTS, kernel, open, parked, released, unexplained, waiting } from './events.js';
+import { abandoned, closed, EVENTS, kernel, open, parked, released, unexplained, waiting } from './events.js';
 
 let manager: NotificationManager;
 let pictures: Picture[];
@@ -20,6 +20,9 @@ const connections = { release: vi.fn(), parked: () => refused };
 const documents = {
   nameOf: vi.fn(() => null),
   missing: vi.fn(),
+  troubled: vi.fn(),
+  settled: vi.fn(),
+  abandoned: vi.fn(),
   replace: vi.fn((paths: string[]) => Promise.resolve(paths)),
   reconnect: vi.fn(),
   refresh: vi.fn()
@@ -28,6 +31,7 @@ const server = {
   base: 'https://host/',
   foreign: false,
   knows: vi.fn(),
+  meet: vi.fn(),
   tryToken: vi.fn(),
   loginAddress: vi.fn(),
   roundTrip: vi.fn(),
@@ -145,11 +149,41 @@ describe('signed out', () => {
     expect(documents.refresh).toHaveBeenCalledOnce();
   });
 
+  it('asks whether to go on as somebody else, once until the user signs in again', async () => {
+    server.knows.mockImplementation((agreed: (user: string) => Promise<boolean>) => agreed('bob'));
+    yes = false;
+    park(EVENTS, 'token_expired');
+    await pass(60);
+    expect(ask.confirm).toHaveBeenCalledOnce();
+    const [, body, button] = ask.confirm.mock.lastCall!;
+    expect([body, button]).toEqual([
+      expect.stringContaining('You are now signed in as bob.'),
+      'Go on as bob'
+    ]);
+    expect([word(), connections.release.mock.calls]).toEqual(['signed_out', []]);
+    yes = true;
+    await press('Sign in again');
+    await pass(2);
+    expect(ask.confirm).toHaveBeenCalledTimes(2);
+    expect(connections.release.mock.calls.flat()).toEqual([EVENTS]);
+  });
+
+  it('learns whose page it is while it is signed in', () => {
+    park(EVENTS, 'forbidden');
+    expect(server.meet).not.toHaveBeenCalled();
+    controller.onEvent(open(EVENTS));
+    expect(server.meet).toHaveBeenCalledOnce();
+  });
+
   it('says where, if the browser opens no window', async () => {
     vi.spyOn(window, 'open').mockReturnValue(null);
     park(EVENTS, 'token_expired');
     await press('Sign in again');
-    expect(ask.tell.mock.lastCall?.[1]).toContain('https://host/in');
+    expect(ask.tell.mock.lastCall?.[2]).toBe('https://host/in');
+    server.knows.mockResolvedValue(true);
+    window.dispatchEvent(new Event('focus'));
+    await pass(0);
+    expect(connections.release.mock.calls.flat()).toEqual([EVENTS]);
   });
 
   it('put away stays away, and is still the state', () => {
@@ -199,6 +233,19 @@ describe('kernels that are gone', () => {
   });
 });
 
+it('those who know the documents hear which kernels cannot be reached', () => {
+  controller.onEvent(parked(kernel(1), 'token_expired'));
+  controller.onEvent(parked(kernel(2), 'gone'));
+  controller.onEvent(waiting(kernel(3), 'unavailable', 9));
+  controller.onEvent(unexplained(kernel(4), 'websockets_blocked'));
+  controller.onEvent(released(kernel(4)));
+  expect(documents.troubled.mock.calls.flat()).toEqual([kernel(1), kernel(3), kernel(4)]);
+  controller.onEvent(open(kernel(3)));
+  expect(documents.settled.mock.calls.flat()).toEqual([kernel(3)]);
+  controller.onEvent(abandoned(kernel(4)));
+  expect(documents.abandoned.mock.calls.flat()).toEqual([kernel(4)]);
+});
+
 describe('trying again', () => {
   it('tries what failed, not what shall wait nor what is gone', async () => {
     park(kernel(1), 'forbidden');
@@ -227,6 +274,15 @@ describe('trying again', () => {
     await pass(10);
     expect(messages()).toHaveLength(topic === 'not_attempted' ? 0 : 1); // that one is told each time
   });
+});
+
+it('a long wait can be ended', async () => {
+  controller.onEvent(waiting(EVENTS, 'unavailable', 60));
+  expect(controller.remedy).toBe(null);
+  controller.onEvent(waiting(kernel(1), 'unavailable', 600));
+  await press('Try again');
+  expect(connections.release.mock.calls.flat()).toEqual([kernel(1)]);
+  expect(controller.remedy).toBe(null);
 });
 
 describe('another server', () => {

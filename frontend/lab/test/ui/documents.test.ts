@@ -197,6 +197,63 @@ describe('kernels that JupyterLab misses first', () => {
   });
 });
 
+describe('kernels that were not reached when JupyterLab gave them up', () => {
+  const gone: Lost = { topic: 'gone', name: 'a.ipynb', replaceable: true };
+  /** It drops the kernel before the session, without a word of it. */
+  const forget = (context: Context): void => {
+    context.session!.kernel = null;
+  };
+
+  it('are said to be gone', async () => {
+    const [first, second] = [show(new Context('1')), show(new Context('2'))];
+    [1, 1, 2].forEach(id => documents.troubled(kernel(id)));
+    [first, second].forEach(forget);
+    documents.troubled(kernel(1));
+    documents.abandoned(kernel(1));
+    documents.abandoned(kernel(1));
+    await pass();
+    expect(lost).toEqual([[kernel(1), gone]]);
+    first.lose();
+    first.dispose();
+    expect(settled).toEqual([[kernel(1), true]]);
+  });
+
+  it('once, if JupyterLab says so itself', async () => {
+    const context = show(new Context('1'));
+    documents.troubled(kernel(1));
+    context.lose();
+    documents.abandoned(kernel(1));
+    await pass();
+    expect(lost).toEqual([[kernel(1), gone]]);
+  });
+
+  it.each([
+    ['still there', () => (alive = () => Promise.resolve(true))],
+    ['reached again', () => documents.settled(kernel(1))],
+    ['shut down here', () => documents.deletes('api/kernels/1')],
+    ['shut down here with their session', () => documents.deletes('api/sessions/session-1')],
+    ['being shut down', (one: Context) => (one.isTerminating = true)]
+  ])('are not if they are %s', async (_, prepare) => {
+    const context = show(new Context('1'));
+    documents.troubled(kernel(1));
+    prepare(context);
+    forget(context);
+    documents.abandoned(kernel(1));
+    await pass();
+    expect([lost, settled]).toEqual([[], []]);
+  });
+
+  it('do not matter where nothing needs them', async () => {
+    const [first, second] = [show(new Context('1')), show(new Context('2'))];
+    [kernel(1), kernel(2), kernel(3), EVENTS, terminal(1)].forEach(path => documents.troubled(path));
+    first.dispose();
+    await second.changeKernel({ id: 'other' });
+    [kernel(1), kernel(2), kernel(3), EVENTS, terminal(1)].forEach(path => documents.abandoned(path));
+    await pass();
+    expect(lost).toEqual([]);
+  });
+});
+
 it('a kernel that something still holds is not free', async () => {
   show(new Context('1')).isTerminating = true;
   documents.missing(kernel('1'));

@@ -12,6 +12,7 @@ export function closed(slug: Slug, retryAfter: number | null = null): Closed {
 
 export const open = (path: string): ConnectionEvent => ({ kind: 'open', path });
 export const released = (path: string): ConnectionEvent => ({ kind: 'released', path });
+export const abandoned = (path: string): ConnectionEvent => ({ kind: 'abandoned', path });
 export const refused = (path: string, slug: Slug): ConnectionEvent => ({
   kind: 'refused',
   path,

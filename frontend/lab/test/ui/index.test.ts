@@ -343,6 +343,19 @@ it('asks in dialogs', async () => {
   expect(fetched.map(one => one.url)).toEqual(Array(2).fill(`${BASE}api/token-ws/login`));
 });
 
+it('shows the login as a link where the browser opens no window', async () => {
+  const { app, bus } = frontend();
+  await activate(app, bus);
+  bus.publish(parked(EVENTS, 'token_expired'));
+  vi.spyOn(window, 'open').mockReturnValue(null);
+  await press();
+  const { node } = shown[0]!.options.body as Widget;
+  const link = node.querySelector('a')!;
+  expect([link.textContent, link.href]).toEqual(Array(2).fill(`${BASE}api/token-ws/signed-in`));
+  expect([link.target, link.rel]).toEqual(['_blank', 'noopener']);
+  expect(node.querySelector('p')?.textContent).toMatch(/did not open a window/);
+});
+
 it('a page from elsewhere asks for a token, and uses it for everything', async () => {
   const { app, bus, fetched } = frontend();
   const { serverSettings } = bus;

@@ -4,7 +4,7 @@ import { NoticeBoard, type Action } from '../../src/ui/notices.js';
 import type { Notice, Topic } from '../../src/ui/state.js';
 
 function notice(topic: Topic, more: Partial<Notice> = {}): Notice {
-  return { topic, count: 1, names: [], replaceable: false, closed: null, seconds: 0, ...more };
+  return { topic, count: 1, names: [], replaceable: false, closed: null, seconds: 0, long: false, ...more };
 }
 
 let manager: NotificationManager;
@@ -38,6 +38,15 @@ function toast(): HTMLElement {
   document.body.append(node);
   return node;
 }
+
+it('offers what can be done from the moment that it can, also where it is hidden', () => {
+  board.show([notice('waiting', { seconds: 3 })]);
+  expect(manager.notifications[0]?.options.actions).toEqual([]);
+  action = { label: 'Try again', once: false, run: () => undefined };
+  board.show([notice('waiting', { seconds: 100 })]);
+  expect(manager.notifications[0]?.options.actions).toHaveLength(1);
+  expect(messages()).toEqual(['waiting 1, 100 s']);
+});
 
 it('shows one of a topic, and takes it away when it is over', () => {
   board.show([notice('signed_out'), notice('waiting', { seconds: 3 })]);

@@ -16,6 +16,7 @@ interface Asked {
 let asked: Asked[];
 let answer: (asked: Asked) => Response | Promise<Response>;
 let tokens: string[];
+const agreed = vi.fn<(user: string) => Promise<boolean>>();
 
 beforeEach(() => {
   asked = [];
@@ -72,7 +73,7 @@ describe('whether the server knows us', () => {
     [fails, null]
   ])('is asked by cookie and token, as JupyterLab asks', async (how, known) => {
     answer = how;
-    expect(await serverWith().knows()).toBe(known);
+    expect(await serverWith().knows(agreed)).toBe(known);
     expect(asked).toHaveLength(1);
     expect(asked[0]).toMatchObject({
       url: `${BASE}api/me`,
@@ -85,18 +86,18 @@ describe('whether the server knows us', () => {
     'it does not where it refuses or asks for a login',
     async how => {
       answer = how;
-      expect(await serverWith({ token: '' }).knows()).toBe(false);
+      expect(await serverWith({ token: '' }).knows(agreed)).toBe(false);
       expect(asked.map(one => one.token)).toEqual([null]);
-      expect(await serverWith().knows()).toBe(false);
+      expect(await serverWith().knows(agreed)).toBe(false);
       expect(tokens).toEqual([]);
     }
   );
 
   it('is asked by the token alone where sockets have no cookie', async () => {
-    expect(await serverWith({ cookies: false }).knows()).toBe(true);
+    expect(await serverWith({ cookies: false }).knows(agreed)).toBe(true);
     expect(asked[0]).toMatchObject({ token: 'old', init: { credentials: 'omit' } });
     answer = fails;
-    expect(await serverWith({ cookies: false }).knows()).toBe(null);
+    expect(await serverWith({ cookies: false }).knows(agreed)).toBe(null);
     expect(tokens).toEqual([]);
   });
 
@@ -118,10 +119,10 @@ describe('whether the server knows us', () => {
     vi.stubGlobal('location', new URL(`${BASE}lab?reset#x`));
     answer = signedIn(page('{"token": "good"}'));
     const server = serverWith({ cookies });
-    expect(await server.knows()).toBe(true);
+    expect(await server.knows(agreed)).toBe(true);
     expect(tokens).toEqual(['good']);
     expect(asked[2]).toMatchObject({ url: `${BASE}lab`, init: { credentials: 'same-origin' } });
-    expect(await server.knows()).toBe(true);
+    expect(await server.knows(agreed)).toBe(true);
     expect(tokens).toEqual(['good']);
   });
 
@@ -131,23 +132,23 @@ describe('whether the server knows us', () => {
     'goes on without a token where the page has none that is better: %s',
     async html => {
       answer = signedIn(html);
-      expect(await serverWith().knows()).toBe(true);
+      expect(await serverWith().knows(agreed)).toBe(true);
       expect(tokens).toEqual(['']);
       tokens = [];
-      expect(await serverWith({ cookies: false }).knows()).toBe(false);
+      expect(await serverWith({ cookies: false }).knows(agreed)).toBe(false);
       expect(tokens).toEqual([]);
     }
   );
 
   it('shows what else a Hub wants beside a cookie', async () => {
     document.cookie = '_xsrf=2|abc';
-    await serverWith({ token: '' }).knows();
+    await serverWith({ token: '' }).knows(agreed);
     expect(asked[0]?.init.headers.get('X-XSRFToken')).toBe('2|abc');
   });
 
   it('does not ask for the page before somebody signed in', async () => {
     answer = ({ token }) => (token ? status(403)() : fails());
-    expect(await serverWith().knows()).toBe(null);
+    expect(await serverWith().knows(agreed)).toBe(null);
     expect(asked.map(one => one.url)).toEqual(Array(2).fill(`${BASE}api/me`));
   });
 
@@ -155,7 +156,7 @@ describe('whether the server knows us', () => {
     vi.stubGlobal('location', new URL('https://elsewhere/lab'));
     answer = status(403);
     const server = serverWith({ cookies: false });
-    expect([server.foreign, await server.knows(), asked.length]).toEqual([true, false, 1]);
+    expect([server.foreign, await server.knows(agreed), asked.length]).toEqual([true, false, 1]);
     expect([serverWith().foreign, serverWith({ cookies: false }).base]).toEqual([false, BASE]);
   });
 
@@ -164,6 +165,72 @@ describe('whether the server knows us', () => {
     const server = serverWith({ cookies: false });
     expect([await server.tryToken('bad'), await server.tryToken('good')]).toEqual([false, true]);
     expect(tokens).toEqual(['good']);
+  });
+});
+
+describe('whose page it is', () => {
+  const is = (username: unknown) => () => new Response(JSON.stringify({ identity: { username } }));
+  const ID = '0123456789abcdef0123456789abcdef';
+
+  beforeEach(() => {
+    agreed.mockReset();
+    agreed.mockResolvedValue(false);
+  });
+
+  it('is found out once, and again where that failed', async () => {
+    const server = serverWith();
+    for (const [how, times] of [
+      [fails, 1],
+      [status(403), 2],
+      [is('ann'), 3],
+      [is('bob'), 3]
+    ] as const) {
+      answer = how;
+      await Promise.all([server.meet(), server.meet()]);
+      expect(asked).toHaveLength(times);
+    }
+    expect(await server.knows(agreed)).toBe(false);
+    expect(agreed.mock.calls).toEqual([['bob']]);
+  });
+
+  it('is asked for as sockets are', async () => {
+    await serverWith({ cookies: false }).meet();
+    expect(asked[0]).toMatchObject({ token: 'old', init: { credentials: 'omit' } });
+  });
+
+  it('somebody else is not taken for them before the user agrees, and is them then', async () => {
+    const server = serverWith();
+    answer = is('ann');
+    expect(await server.knows(agreed)).toBe(true);
+    answer = ({ url, token }) =>
+      url === `${BASE}lab`
+        ? new Response('<script id="jupyter-config-data">{"token": "good"}</script>')
+        : token === 'old'
+          ? status(403)()
+          : is('bob')();
+    expect([await server.knows(agreed), tokens]).toEqual([false, []]);
+    agreed.mockResolvedValue(true);
+    expect([await server.knows(agreed), tokens]).toEqual([true, ['good']]);
+    expect(await server.knows(agreed)).toBe(true);
+    expect(agreed.mock.calls).toEqual([['bob'], ['bob']]);
+  });
+
+  it.each([
+    [ID, ID.replace('0', 'f')],
+    ['ann', 'ann'],
+    ['ann', ID],
+    [ID, 'ann'],
+    ['ann', 1],
+    ['ann', undefined]
+  ])('is not asked where names say nothing: %s, %s', async (before, after) => {
+    const server = serverWith();
+    answer = is(before);
+    await server.meet();
+    answer = is(after);
+    expect(await server.knows(agreed)).toBe(true);
+    answer = () => new Response('<html>');
+    expect(await server.knows(agreed)).toBe(true);
+    expect(agreed).not.toHaveBeenCalled();
   });
 });
 
@@ -207,7 +274,11 @@ describe('another server', () => {
   it('is asked for', async () => {
     answer = says({ server: { base_url: 'https://other/user/ann/' } });
     expect(await serverWith().otherServer()).toBe('https://other/user/ann/');
-    expect(asked[0]).toMatchObject({ url: `${BASE}api/token-ws/login`, token: 'old' });
+    expect(asked[0]).toMatchObject({
+      url: `${BASE}api/token-ws/login`,
+      token: 'old',
+      init: { redirect: 'error' }
+    });
     await serverWith({ token: '' }).otherServer();
     expect(asked[1]?.token).toBe(null);
   });

@@ -1,7 +1,18 @@
 import { REASONS, type Slug } from 'jupyter-token-ws';
 import { describe, expect, it } from 'vitest';
 import { reduce, START, view, type Input, type State, type Topic, type View } from '../../src/ui/state.js';
-import { EVENTS, kernel, open, parked, refused, released, terminal, unexplained, waiting } from './events.js';
+import {
+  abandoned,
+  EVENTS,
+  kernel,
+  open,
+  parked,
+  refused,
+  released,
+  terminal,
+  unexplained,
+  waiting
+} from './events.js';
 
 /** Inputs in order, each at its moment. */
 class Story {
@@ -259,6 +270,12 @@ describe('other reasons', () => {
     expect(story(parked(EVENTS, 'other_server')).topics).toEqual(['other_server']);
   });
 
+  it('a wait is long from the beginning, and to its end', () => {
+    const long = (now: number, seconds: number): boolean | undefined =>
+      story(waiting(EVENTS, 'too_many_connections', seconds)).at(now).view.notices[0]?.long;
+    expect([long(100, 60), long(100, 61), long(160, 61)]).toEqual([false, true, true]);
+  });
+
   it('cut output is told once, and again after it was read', () => {
     const told = story(refused(kernel(1), 'backlog_full'), waiting(kernel(1), 'backlog_full', 0.5));
     expect(told.topics).toEqual(['cut']);
@@ -271,6 +288,30 @@ describe('other reasons', () => {
   });
 });
 
+describe('what the page gave up', () => {
+  it.each([
+    [parked(kernel(1), 'forbidden'), 'stopped'],
+    [parked(kernel(1), 'token_expired'), 'signed_out'],
+    [waiting(kernel(1), 'too_many_connections', 100), 'waiting'],
+    [unexplained(kernel(1), 'websockets_blocked'), 'blocked'],
+    [unexplained(kernel(1), 'server_down'), 'down']
+  ] as const)('is no trouble any more: %o', (event, topic) => {
+    const told = story(event).at(120);
+    expect(told.topics).toEqual([topic]);
+    expect(told.then(abandoned(kernel(2))).topics).toEqual([topic]);
+    told.then(abandoned(kernel(1)));
+    expect([told.topics, told.view.word, told.view.next]).toEqual([[], 'idle', null]);
+    expect(told.state.lines.size).toBe(0);
+  });
+
+  it('leaves the sockets that are open, and what is lost', () => {
+    const told = story(open(kernel(1)), unexplained(kernel(1), 'unknown'), abandoned(kernel(1)));
+    expect([told.view.word, told.state.lines.get(kernel(1))?.state]).toEqual(['connected', 'open']);
+    told.then({ kind: 'lost', path: kernel(2), lost: LOST }, abandoned(kernel(2)));
+    expect(told.topics).toEqual(['gone']);
+  });
+});
+
 describe('kernels and terminals that are gone', () => {
   it.each(['gone', 'not_found'] as const)('%s matters only where somebody lost it', slug => {
     const told = story(parked(kernel(1), slug));
@@ -278,7 +319,15 @@ describe('kernels and terminals that are gone', () => {
     told.then({ kind: 'lost', path: kernel(1), lost: LOST });
     expect(told.view.word).toBe('gone');
     expect(told.view.notices).toEqual([
-      { topic: 'gone', count: 1, names: ['a.ipynb'], replaceable: true, closed: null, seconds: 0 }
+      {
+        topic: 'gone',
+        count: 1,
+        names: ['a.ipynb'],
+        replaceable: true,
+        closed: null,
+        seconds: 0,
+        long: false
+      }
     ]);
   });
 

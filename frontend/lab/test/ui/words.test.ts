@@ -29,7 +29,7 @@ const TOPICS: Topic[] = [
 ];
 
 function notice(topic: Topic, more: Partial<Notice> = {}): Notice {
-  return { topic, count: 1, names: [], replaceable: false, closed: null, seconds: 0, ...more };
+  return { topic, count: 1, names: [], replaceable: false, closed: null, seconds: 0, long: false, ...more };
 }
 
 const say = (topic: Topic, more: Partial<Notice> = {}): string => sentence(notice(topic, more), trans);
@@ -68,6 +68,13 @@ describe('sentences', () => {
     expect(say('waiting', more)).toBe('Too many connections. Trying again.');
   });
 
+  it('say no more than is known where websockets do not get through', () => {
+    expect(say('blocked')).toMatch(
+      /^Websockets do not get through to the server: .* or the server does not accept/
+    );
+    expect(state({ word: 'blocked' }, trans)).toBe('No websockets');
+  });
+
   it('are in the words of the table', () => {
     expect(say('stopped', { closed: closed('forbidden') })).toBe(
       'The server refused a connection: you may not use this.'
@@ -104,7 +111,7 @@ it('every line has words', () => {
   ];
   expect(causes.map(cause => told(unexplained(EVENTS, cause)))).toEqual([
     'the server does not answer',
-    'websockets are blocked',
+    'websockets do not get through',
     'the server does not know you',
     'the browser refuses to connect',
     'connecting'
