@@ -12,7 +12,8 @@ ARGS   ?=
 CONFORMANCE := docs/reference/conformance.md
 # The rooms whose every branch is run by a test; the whole package may fall a little short of that.
 FULLY_COVERED := jupyter_token_ws/protocol/*,jupyter_token_ws/guard/*
-RECORD := build/conformance.json
+RECORDS := build/conformance
+ROOMS := tests/unit/protocol tests/unit/guard
 PARALLEL = -n $(JOBS) --dist loadgroup
 
 export PYTHONUNBUFFERED := 1
@@ -60,12 +61,14 @@ demo: demo-env ## a server, a kernel and its sockets opened every way (KEEP=1 le
 .PHONY: test
 test: lint ## lint, types, all tests but the heavy ones, coverage
 	@rm -f .coverage .coverage.*
-	# The browser's tests have processes of their own: coverage sees nothing of what runs in one
-	# where a browser was driven before.
-	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" --ignore=tests/browser \
-		--conformance-record=$(RECORD)
-	$(PY) -m pytest $(PARALLEL) -m "not heavy" tests/browser \
-		--conformance=$(CONFORMANCE) --conformance-recorded=$(RECORD)
+	# In processes of their own: coverage sees little of what runs in one where a browser was driven,
+	# or where a test of our tools measured something itself.
+	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" $(ROOMS) \
+		--conformance-record=$(RECORDS)/rooms.json
+	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" $(addprefix --ignore=,$(ROOMS) tests/browser) \
+		--conformance-record=$(RECORDS)/others.json
+	$(PY) -m pytest $(PARALLEL) -m "not heavy" tests/browser --conformance=$(CONFORMANCE) \
+		--conformance-recorded=$(RECORDS)/rooms.json --conformance-recorded=$(RECORDS)/others.json
 	@$(MAKE) --no-print-directory coverage
 
 .PHONY: pytest
