@@ -16,7 +16,8 @@ NAME = "jupyter_token_ws"
 
 MISSING = (
     "The part of jupyter_token_ws for JupyterLab and Notebook is not installed: their pages work as"
-    " without the extension. A package that was built without Node lacks it."
+    " without the extension. A package that was built without Node lacks it: install Node 20, then the"
+    " package again (pip install --force-reinstall --no-deps)."
 )
 
 
