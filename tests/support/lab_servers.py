@@ -93,7 +93,7 @@ def start_lab(
         "notebook_shim": True,
         page_config.__name__: True,
     }
-    return start_server(
+    server = start_server(
         directory,
         stock=not server_part,
         extensions={**mine, **(extensions or {})},
@@ -103,3 +103,7 @@ def start_lab(
         python=python,
         name=name,
     )
+    # These tests are about pages. Asked to end while one of them is loading, or while a terminal or a
+    # kernel has just begun, a server now and then needs longer than anybody waits.
+    server.abruptly = True
+    return server

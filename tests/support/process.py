@@ -57,7 +57,7 @@ class Server:
     """A running server.
 
     ``url`` and ``ws_url`` end with the base's slash. ``log_path`` has what the process wrote to
-    stdout and stderr. As a context manager it ends the process.
+    stdout and stderr. As a context manager it ends the process, in good order unless ``abruptly``.
     """
 
     process: subprocess.Popen[bytes]
@@ -67,6 +67,7 @@ class Server:
     base_url: str = "/"
     host: str = "127.0.0.1"
     children: list[psutil.Process] = field(default_factory=list)
+    abruptly: bool = False
 
     @property
     def url(self) -> str:
@@ -178,7 +179,7 @@ class Server:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if error is None:
+        if error is None and not self.abruptly:
             self.stop()
         elif self.running:
             # The test's own failure is the one to be seen.
