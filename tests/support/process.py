@@ -179,7 +179,9 @@ class Server:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if error is None and not self.abruptly:
+        if self.abruptly:
+            self.kill()
+        elif error is None:
             self.stop()
         elif self.running:
             # The test's own failure is the one to be seen.
