@@ -12,7 +12,8 @@ ARGS   ?=
 CONFORMANCE := docs/reference/conformance.md
 # The rooms whose every branch is run by a test; the whole package may fall a little short of that.
 FULLY_COVERED := jupyter_token_ws/protocol/*,jupyter_token_ws/guard/*
-RECORD := build/conformance.json
+RECORDS := build/conformance
+ROOMS := tests/unit/protocol tests/unit/guard
 PARALLEL = -n $(JOBS) --dist loadgroup
 
 export PYTHONUNBUFFERED := 1
@@ -36,7 +37,7 @@ demo-env:
 	@$(PYTHON) tools/bootstrap.py demo
 
 .PHONY: env
-env: ## make or update .venv and the node packages of the tests and the frontend
+env: ## make or update .venv, the node packages, and the part for JupyterLab
 	@$(PYTHON) tools/bootstrap.py dev
 
 .PHONY: lock
@@ -44,10 +45,10 @@ lock: env ## choose newest versions for all development packages: requirements/d
 	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --group dev --extra demo \
 		--no-emit-package jupyter-token-ws --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --quiet --output-file requirements/dev.lock pyproject.toml
-	for place in tests/node frontend; do \
+	for place in tests/node frontend frontend/lab; do \
 		npm install --prefix $$place --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund || exit; \
 	done
-	@echo "now: make test, then commit requirements/dev.lock and both package-lock.json"
+	@echo "now: make test, then commit requirements/dev.lock and every package-lock.json"
 
 # --- to see it ------------------------------------------------------------------------------------
 
@@ -60,12 +61,14 @@ demo: demo-env ## a server, a kernel and its sockets opened every way (KEEP=1 le
 .PHONY: test
 test: lint ## lint, types, all tests but the heavy ones, coverage
 	@rm -f .coverage .coverage.*
-	# The browser's tests have processes of their own: coverage sees nothing of what runs in one
-	# where a browser was driven before.
-	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" --ignore=tests/browser \
-		--conformance-record=$(RECORD)
-	$(PY) -m pytest $(PARALLEL) -m "not heavy" tests/browser \
-		--conformance=$(CONFORMANCE) --conformance-recorded=$(RECORD)
+	# In processes of their own: coverage sees little of what runs in one where a browser was driven,
+	# or where a test of our tools measured something itself.
+	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" $(ROOMS) \
+		--conformance-record=$(RECORDS)/rooms.json
+	$(PY) -m coverage run -m pytest $(PARALLEL) -m "not heavy" $(addprefix --ignore=,$(ROOMS) tests/browser) \
+		--conformance-record=$(RECORDS)/others.json
+	$(PY) -m pytest $(PARALLEL) -m "not heavy" tests/browser --conformance=$(CONFORMANCE) \
+		--conformance-recorded=$(RECORDS)/rooms.json --conformance-recorded=$(RECORDS)/others.json
 	@$(MAKE) --no-print-directory coverage
 
 .PHONY: pytest
@@ -118,13 +121,18 @@ docs: env ## the documentation as HTML: docs/_build/html
 	$(PY) -m tools.docs --write
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 
+.PHONY: screenshots
+screenshots: env ## the pictures of the documentation anew: docs/images/*.png
+	SCREENSHOTS=1 $(PY) -m pytest -q -k "lab] and not 30s" tests/browser/test_lab_credentials.py tests/browser/test_lab_messages.py
+
 .PHONY: build
-build: env ## sdist and wheel in dist/
+build: env ## sdist and wheel in dist/, both with the part for JupyterLab
 	$(PY) -m hatchling build
 
 .PHONY: clean
 clean: ## remove everything the targets made
-	rm -rf .venv .venv-* .setup.lock tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-* .setup.lock .labextension.lock tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache \
 		frontend/node_modules frontend/lib frontend/coverage \
+		frontend/lab/node_modules frontend/lab/lib frontend/lab/coverage jupyter_token_ws/labextension \
 		.hypothesis .coverage .coverage.* htmlcov build dist mutants docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

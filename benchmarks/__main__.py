@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import handshake, kernel, report
+from benchmarks import handshake, kernel, notebook, report
 from benchmarks.stats import Comparison
 
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
@@ -33,6 +33,7 @@ class Options:
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Comparison]]] = {
     "handshake": handshake.measure,
     "kernel": kernel.measure,
+    "notebook": notebook.measure,
 }
 
 

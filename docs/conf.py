@@ -34,6 +34,9 @@ tutorial/quickstart
 :hidden:
 :caption: How to
 
+how-to/install-for-a-team
+how-to/what-the-page-says
+how-to/token-websocket-in-your-page
 how-to/use-it-from-your-client
 how-to/close-with-a-reason
 how-to/configure
@@ -60,6 +63,7 @@ explanation/why-tokens-leave-the-url
 explanation/how-the-guard-gets-in
 explanation/decisions
 explanation/limits
+explanation/performance
 ```
 """
 

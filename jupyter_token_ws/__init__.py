@@ -39,3 +39,8 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     from .app import TokenWebSocketApp
 
     return [{"module": "jupyter_token_ws", "app": TokenWebSocketApp}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Tell `jupyter labextension develop` where the built part for JupyterLab and Notebook is."""
+    return [{"src": "labextension", "dest": "jupyter_token_ws"}]

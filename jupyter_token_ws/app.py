@@ -12,11 +12,12 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from tornado import web
 from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, Unicode, default, validate
 
+from . import frontends
 from .bridge.backlog import Limits
 from .bridge.connection import KernelBridgeConnection
 from .bridge.hub import BridgeOptions
 from .bridge.server import SETTING, Bridge
-from .guard import logs, rest, router
+from .guard import logs, referrer, rest, router
 from .guard.core import Guard, GuardOptions
 from .protocol.capabilities import CLOSE_REASONS
 from .protocol.reasons import Feature
@@ -251,6 +252,7 @@ class TokenWebSocketApp(ExtensionApp):
             self.log.info("TokenWebSocketApp.enabled is False: no websocket is guarded")
         if self.enabled:
             self.handlers.extend(rest.handlers())
+            referrer.install(self._application)
             rest.add_to_pages(self._application.settings)
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
@@ -258,6 +260,8 @@ class TokenWebSocketApp(ExtensionApp):
         logs.install(self.log)
         if self.enabled:
             rest.add_to_pages(self._application.settings)
+            if frontends.lack_their_part(serverapp):
+                self.log.warning(frontends.MISSING)
 
     async def stop_extension(self) -> None:
         """The server ends: tell every socket."""

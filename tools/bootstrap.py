@@ -5,7 +5,8 @@ that names what it was made from, so a second run is quick and a changed lock fi
 project file, another Python or a moved checkout repeats just the steps that it concerns.
 
     python tools/bootstrap.py demo   the package and a kernel
-    python tools/bootstrap.py dev    everything in requirements/dev.lock, and the node packages
+    python tools/bootstrap.py dev    everything in requirements/dev.lock, the node packages, and the part
+                                     for JupyterLab and Notebook
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 MINIMUM = (3, 10)
 LOCK = ROOT / "requirements" / "dev.lock"
-NODE = (ROOT / "tests" / "node", ROOT / "frontend")
+NODE = (ROOT / "tests" / "node", ROOT / "frontend", ROOT / "frontend" / "lab")
 
 
 class SetupError(Exception):
@@ -119,6 +120,7 @@ class Environment:
             LOCK,
             ROOT / "pyproject.toml",
             ROOT / "jupyter_token_ws" / "_version.py",
+            ROOT / "tools" / "labextension.py",  # the build hook
             *sorted((ROOT / "jupyter-config").rglob("*.json")),
         )
         if self.is_current("package", wanted):
@@ -140,7 +142,10 @@ def install_node_packages() -> None:
     """
     npm = shutil.which("npm")
     if npm is None:
-        say("npm is missing (Debian package npm): tests that run node will be skipped")
+        say(
+            "npm is missing (Debian package npm): tests that run node will be skipped, and the part"
+            " for JupyterLab and Notebook is not built"
+        )
         return
     for place in NODE:
         stamp = place / "node_modules" / ".stamp"
@@ -155,6 +160,15 @@ def install_node_packages() -> None:
             f"installing the node packages of {place.relative_to(ROOT)}",
         )
         stamp.write_text(wanted)
+
+
+def install_lab_extension(environment: Environment) -> None:
+    """Build the part for JupyterLab and Notebook if its sources changed, and link it in."""
+    if shutil.which("npm") is not None:
+        program = ROOT / "tools" / "labextension.py"
+        command = [environment.python, program, "--link", environment.path]
+        if subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode:
+            raise SetupError("building the part for JupyterLab and Notebook failed, see above")
 
 
 @contextlib.contextmanager
@@ -192,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             environment.install_package()
             if options.kind == "dev":
                 install_node_packages()
+                install_lab_extension(environment)
     except SetupError as error:
         say(str(error))
         return 1

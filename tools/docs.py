@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 from jupyter_token_ws.app import TokenWebSocketApp
 from jupyter_token_ws.guard.core import GuardOptions
-from jupyter_token_ws.guard.rest import CAPABILITIES, PAGE_CONFIG, SCHEMA
+from jupyter_token_ws.guard.rest import CAPABILITIES, PAGE_CONFIG, SCHEMA, SIGNED_IN
 from jupyter_token_ws.protocol import subprotocols, versions
 from jupyter_token_ws.protocol.capabilities import (
     Facts,
@@ -241,6 +241,7 @@ def rest_paths() -> str:
             (f"`GET {CAPABILITIES}`", f"the document; pages carry it as `{PAGE_CONFIG}`"),
             (f"`GET {SCHEMA}`", "its JSON Schema"),
             ("`OPTIONS` on the path of a websocket", "204 and a `Link` to the capabilities"),
+            (f"`GET {SIGNED_IN}`", "a page for people: signing in ends there"),
         ],
     )
 

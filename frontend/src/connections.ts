@@ -12,11 +12,15 @@ import { addresses, isDeclared, pathBelow, STOCK_SOCKETS, withSlash, type Capabi
 /** What can be told to a user interface. `path` is below the server's base. */
 export type ConnectionEvent =
   | { readonly kind: 'open'; readonly path: string }
+  /** A socket that had opened has ended, whatever for; what was said about that came before. */
+  | { readonly kind: 'closed'; readonly path: string }
   | { readonly kind: 'refused'; readonly path: string; readonly closed: Closed }
   | { readonly kind: 'parked'; readonly path: string; readonly closed: Closed }
   | { readonly kind: 'waiting'; readonly path: string; readonly closed: Closed; readonly seconds: number }
   | { readonly kind: 'released'; readonly path: string }
-  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause };
+  | { readonly kind: 'unexplained'; readonly path: string; readonly cause: Cause }
+  /** The application closed a socket that had not opened: no socket to this path is left waiting. */
+  | { readonly kind: 'abandoned'; readonly path: string };
 
 /** Why a socket may have failed without a reason, by what could be found out. */
 export type Cause =
@@ -44,6 +48,11 @@ export interface ConnectionOptions {
   readonly capabilities?: Capabilities;
   /** Whether a token may go into the URL for servers that have no capabilities. */
   readonly allowTokenInUrl?: boolean;
+  /**
+   * Whether a socket that has not opened yet stays CONNECTING where trying again later may help, and does
+   * that by itself: for applications that draw conclusions from a socket which fails before it opened.
+   */
+  readonly patient?: boolean;
   /** Told of what happens. */
   readonly onEvent?: (event: ConnectionEvent) => void;
   /** Opens sockets of this server, instead of `WebSocket`. */
@@ -54,21 +63,32 @@ export interface ConnectionOptions {
 }
 
 const CAPABILITIES_PATH = 'api/token-ws/capabilities';
+/** Answers everybody, on every server, with the same CORS headers as the capabilities have. */
+const VERSION_PATH = 'api';
 /** Answers anybody who is signed in, and nobody else. */
 const WHO_AM_I_PATH = 'api/me';
 /** Milliseconds that a plain request may take. */
 const PREFLIGHT_TIMEOUT = 10_000;
+/**
+ * Seconds between two questions whether a server is back: the first, the longest for as long as a server
+ * usually takes to start, and the longest.
+ */
+const REVIVAL = { first: 1, soon: 2, usual: 30, longest: 15 } as const;
 /** Seconds that an explanation holds: one for all sockets of a page that fail together. */
 const EXPLAINED_FOR = 5;
-/** The longest that `setTimeout` takes, in milliseconds. */
-const LONGEST_TIMER = 2 ** 31 - 1;
+/** Seconds for which websockets that got through once do not count as blocked. */
+const THROUGH_FOR = 15;
+/** How many paths are remembered that no socket waits for. */
+const MOST_PATHS = 500;
 
 /** One server, as the sockets of a page see it. */
 export class Connections {
   readonly baseUrl: string;
   readonly wsUrl: string;
   readonly cookies: boolean;
-  readonly allowTokenInUrl: boolean;
+  /** May change at any time; holds for attempts from then on. */
+  allowTokenInUrl: boolean;
+  readonly patient: boolean;
   private readonly _token: () => string;
   private readonly _native: OpenCarrier;
   private readonly _carrier: OpenCarrier;
@@ -76,6 +96,19 @@ export class Connections {
   private readonly _onEvent: (event: ConnectionEvent) => void;
   private readonly _paths = new Map<string, PathState>();
   private readonly _waiting = new Map<string, Set<() => void>>();
+  /** How many sockets to each path have not opened yet. */
+  private readonly _connecting = new Map<string, number>();
+  /** How many sockets of this server are open, and when websockets were last seen to get through. */
+  private _open = 0;
+  private _throughAt = -Infinity;
+  /** A socket was lost, and none has opened since: who knows whether the credentials are still good. */
+  private _doubt = false;
+  /** By path: resolves when the socket that finds out how things are knows. */
+  private readonly _turns = new Map<string, Promise<void>>();
+  /** How many sockets wait for a server that does not answer, and what asks whether it does again. */
+  private _hopeful = 0;
+  private _revival: Promise<void> | null = null;
+  private _hurry: () => void = () => undefined;
   private readonly _causes = new Map<Credential, { readonly cause: Promise<Cause>; until: number }>();
   private _asked: Promise<Capabilities | null> | null;
   private _warned = false;
@@ -85,6 +118,7 @@ export class Connections {
     this.wsUrl = withSlash(options.wsUrl ?? addresses(this.baseUrl, options.capabilities ?? null).wsUrl);
     this.cookies = options.cookies ?? false;
     this.allowTokenInUrl = options.allowTokenInUrl ?? true;
+    this.patient = options.patient ?? false;
     // Taken now: the page may put our class in the place of the browser's afterwards.
     const Native = options.WebSocket ?? WebSocket;
     this._native = (address, protocols): Carrier => new Native(address, protocols);
@@ -106,13 +140,13 @@ export class Connections {
   }
 
   /**
-   * The capabilities document, `null` where the server has none (404). Asked once; an error is no answer and
+   * The capabilities document, `null` where the server has none (404, from a Jupyter server). Asked once; an error is no answer and
    * is asked again.
    *
    * @throws Error where nothing answers, or something else than a server.
    */
   capabilities(): Promise<Capabilities | null> {
-    this._asked ??= this._preflight('default').catch((error: unknown) => {
+    this._asked ??= this._ask().catch((error: unknown) => {
       this._asked = null;
       throw error;
     });
@@ -146,14 +180,50 @@ export class Connections {
   state(path: string): PathState {
     let state = this._paths.get(path);
     if (!state) {
+      this._forget();
       state = new PathState();
       this._paths.set(path, state);
     }
     return state;
   }
 
-  /** A socket to `path` ended, `age` seconds after it opened (0: it never did). */
-  ended(path: string, age: number): void {
+  /** A socket to `path` was made. */
+  joined(path: string): void {
+    this._connecting.set(path, (this._connecting.get(path) ?? 0) + 1);
+  }
+
+  /**
+   * A socket to `path` opened, or never will.
+   *
+   * @param abandoned whether the application gave it up
+   */
+  parted(path: string, abandoned: boolean): void {
+    const others = (this._connecting.get(path) ?? 0) - 1;
+    if (others > 0) {
+      this._connecting.set(path, others);
+      return;
+    }
+    this._connecting.delete(path);
+    if (abandoned) {
+      this._paths.get(path)?.abandoned(now(), Math.random());
+      this.emit({ kind: 'abandoned', path });
+    }
+  }
+
+  /** A socket to `path` opened. */
+  opened(path: string): void {
+    this._doubt = false;
+    this.emit({ kind: 'open', path });
+  }
+
+  /**
+   * A socket to `path` ended.
+   *
+   * @param age seconds since it opened, 0 if it never did
+   * @param left whether the application ended it
+   */
+  ended(path: string, age: number, left: boolean): void {
+    this._doubt ||= !left;
     const state = this._paths.get(path);
     if (age >= HEALTHY_AFTER) {
       state?.healthy();
@@ -177,6 +247,7 @@ export class Connections {
   /** The user acted: sockets to this path, or to all parked paths, may connect again at once. */
   release(path?: string): void {
     this._causes.clear();
+    this._hurry();
     for (const known of path === undefined ? [...this.parked().keys()] : [path]) {
       this._paths.get(known)?.released();
       this.emit({ kind: 'released', path: known });
@@ -200,17 +271,64 @@ export class Connections {
     }
   }
 
-  /** A socket failed without a reason before it opened: find out what can be said. */
-  async explain(path: string, credential: Credential): Promise<void> {
+  /**
+   * Like `mayConnect`, and after a socket was lost also when those before it on this path know how things
+   * are: where credentials are refused, two sockets need not both find that out.
+   *
+   * @returns to be called when this one knows, or is gone
+   */
+  async turn(path: string, signal: AbortSignal): Promise<() => void> {
+    for (;;) {
+      await this.mayConnect(path, signal);
+      const before = this._turns.get(path);
+      if (signal.aborted || !(before ?? this._doubt)) {
+        return () => undefined;
+      }
+      if (!before) {
+        return this._take(path);
+      }
+      await unlessAborted(before, signal);
+    }
+  }
+
+  /**
+   * A socket failed without a reason before it opened: find out what can be said, unless it was left.
+   *
+   * @returns what to go by: also that websockets seem blocked, where it is not said because others get through
+   */
+  async explain(path: string, credential: Credential, signal?: AbortSignal): Promise<Cause> {
     const cause = await this._cause(credential);
+    if (signal?.aborted) {
+      return cause; // nobody waits for it any more
+    }
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }
-    this.emit({ kind: 'unexplained', path, cause });
+    const through = this._open > 0 || now() - this._throughAt < THROUGH_FOR;
+    this.emit({
+      kind: 'unexplained',
+      path,
+      cause: cause === 'websockets_blocked' && through ? 'unknown' : cause
+    });
+    return cause;
+  }
+
+  /** Resolves when something answers again where nothing did: one asks for all sockets. */
+  async revived(signal: AbortSignal): Promise<void> {
+    this._hopeful += 1;
+    this._revival ??= this._awaitRevival().finally(() => {
+      this._revival = null;
+    });
+    await unlessAborted(this._revival, signal);
+    this._hopeful -= 1;
   }
 
   /** Tell who listens. What goes wrong there must not reach the sockets. */
   emit(event: ConnectionEvent): void {
+    if (event.kind === 'open' || event.kind === 'refused') {
+      this._throughAt = now();
+    }
+    this._open += event.kind === 'open' ? 1 : event.kind === 'closed' ? -1 : 0;
     try {
       this._onEvent(event);
     } catch (error) {
@@ -244,9 +362,53 @@ export class Connections {
       waiting.add(go);
       signal.addEventListener('abort', go);
       if (seconds !== null) {
-        timer = setTimeout(go, Math.min(seconds * 1000, LONGEST_TIMER));
+        timer = setTimeout(go, seconds * 1000);
       }
     });
+  }
+
+  /** Names of kernels do not come back: what was long ago, or is too much, goes. */
+  private _forget(): void {
+    const unused = [...this._paths].filter(([path]) => !this._connecting.has(path));
+    const stale = unused.filter(([, state]) => state.stale(now()));
+    const tooMany = unused.slice(0, Math.max(0, this._paths.size - MOST_PATHS + 1));
+    for (const [path] of [...stale, ...tooMany]) {
+      this._paths.delete(path);
+    }
+  }
+
+  private _take(path: string): () => void {
+    let done = (): void => undefined;
+    const turn = new Promise<void>(resolve => {
+      done = resolve;
+    });
+    this._turns.set(path, turn);
+    return () => {
+      if (this._turns.get(path) === turn) {
+        this._turns.delete(path);
+      }
+      done();
+    };
+  }
+
+  private async _awaitRevival(): Promise<void> {
+    const begun = now();
+    for (let wait: number = REVIVAL.first; ; wait *= 2) {
+      wait = Math.min(wait, now() - begun < REVIVAL.usual ? REVIVAL.soon : REVIVAL.longest);
+      // Not all pages at the same moment, and at once where the user wants it so.
+      await new Promise<void>(resolve => {
+        const timer = setTimeout(resolve, wait * 1000 * (0.5 + Math.random() / 2));
+        this._hurry = (): void => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      if (this._hopeful === 0 || (await this._found()) !== undefined || (await this._answers())) {
+        break;
+      }
+    }
+    this._hurry = (): void => undefined;
+    this._causes.clear(); // that nothing answered does not hold any more
   }
 
   private _cause(credential: Credential): Promise<Cause> {
@@ -263,15 +425,9 @@ export class Connections {
   }
 
   private async _findCause(credential: Credential): Promise<Cause> {
-    let found: Capabilities | null;
-    try {
-      found = await this._preflight('no-store');
-    } catch {
+    const found = await this._found();
+    if (found === undefined) {
       return (await this._answers()) ? 'unknown' : 'server_down';
-    }
-    if (found) {
-      // The extension may have come since. That it is gone is not believed: no downgrade.
-      this._asked = Promise.resolve(found);
     }
     const admitted = await this._admits(credential);
     if (admitted === false) {
@@ -280,29 +436,87 @@ export class Connections {
     return admitted && found?.reasons ? 'websockets_blocked' : 'unknown';
   }
 
-  private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
-    const response = await this._get(CAPABILITIES_PATH, { cache, redirect: 'error' });
-    if (response.status === 404) {
-      return null;
+  private async _ask(): Promise<Capabilities | null> {
+    try {
+      return await this._preflight('default');
+    } catch (error) {
+      if (await this._hidesThem()) {
+        return null;
+      }
+      throw error;
     }
-    const found: unknown = response.ok ? await response.json() : null;
-    if (!isCapabilities(found)) {
-      throw new Error(`No capabilities, and no word that there are none: HTTP ${response.status}`);
-    }
-    return found;
   }
 
   /**
-   * Whether anything is there that answers. A page of another origin may not read what, and the browser
-   * does not say that this was the reason for an error.
+   * Whether the server has no capabilities although no 404 could be seen: it sends CORS headers with what it
+   * has, and none with errors, so that a page of another origin cannot read those. So something must
+   * answer there that may not be read, twice, where what every server has may be.
    */
-  private async _answers(): Promise<boolean> {
+  private async _hidesThem(): Promise<boolean> {
+    const mute = async (): Promise<boolean> => (await this._blind())?.type === 'opaque';
+    const told = async (): Promise<boolean> => {
+      try {
+        return (await this._get(CAPABILITIES_PATH, { cache: 'no-store', redirect: 'error' })).ok;
+      } catch {
+        return false;
+      }
+    };
+    return (await mute()) && (await this._isServer()) && !(await told()) && (await mute());
+  }
+
+  /** Whether a Jupyter server answers: proxies have a 404 of their own while it is away. */
+  private async _isServer(): Promise<boolean> {
     try {
-      const options = { mode: 'no-cors', credentials: 'omit', cache: 'no-store' } as const;
-      const response = await this._get(CAPABILITIES_PATH, options);
-      return response.type === 'opaque' || response.ok;
+      const response = await this._get(VERSION_PATH, { cache: 'no-store', redirect: 'error' });
+      const found = (await response.json()) as { readonly version?: unknown } | null;
+      return response.ok && typeof found?.version === 'string';
     } catch {
       return false;
+    }
+  }
+
+  /** The capabilities as they are now, `undefined` where nothing answers or something else. */
+  private async _found(): Promise<Capabilities | null | undefined> {
+    try {
+      const found = await this._preflight('no-store');
+      if (found) {
+        // The extension may have come since. That it is gone is not believed: no downgrade.
+        this._asked = Promise.resolve(found);
+      }
+      return found;
+    } catch {
+      return undefined;
+    }
+  }
+
+  private async _preflight(cache: RequestCache): Promise<Capabilities | null> {
+    const response = await this._get(CAPABILITIES_PATH, { cache, redirect: 'error' });
+    if (response.status === 404 && (await this._isServer())) {
+      return null;
+    }
+    const found: unknown = response.ok ? await response.json() : null;
+    const capabilities = readCapabilities(found);
+    if (!capabilities) {
+      throw new Error(`No capabilities, and no word that there are none: HTTP ${response.status}`);
+    }
+    return capabilities;
+  }
+
+  /** Whether anything is there that answers. */
+  private async _answers(): Promise<boolean> {
+    const response = await this._blind();
+    return response !== null && (response.type === 'opaque' || response.ok);
+  }
+
+  /**
+   * An answer that may not be one for this page to read, `null` where there is none. A page of another
+   * origin may not read what it was, and the browser does not say that this was the reason for an error.
+   */
+  private async _blind(): Promise<Response | null> {
+    try {
+      return await this._get(CAPABILITIES_PATH, { mode: 'no-cors', credentials: 'omit', cache: 'no-store' });
+    } catch {
+      return null;
     }
   }
 
@@ -313,7 +527,7 @@ export class Connections {
       const response = await this._get(WHO_AM_I_PATH, {
         cache: 'no-store',
         redirect: 'manual', // to a login page
-        ...(credential === 'token' ? byToken : { credentials: 'include' })
+        ...(credential === 'token' ? byToken : { credentials: 'include', headers: xsrf(this.baseUrl) })
       });
       if (response.type === 'opaqueredirect' || [301, 302, 303, 307, 401, 403].includes(response.status)) {
         return false;
@@ -335,8 +549,52 @@ export function now(): number {
   return performance.now() / 1000;
 }
 
-function isCapabilities(found: unknown): found is Capabilities {
+/**
+ * The header without which some servers (JupyterHub's) take no cookie for a plain request: what stands in
+ * another cookie, which only pages of the server's own origin can read. Where it is set for several paths,
+ * servers count the last.
+ */
+function xsrf(baseUrl: string): Record<string, string> {
+  const place = globalThis as { document?: { cookie: string }; location?: { origin: string } };
+  if (!place.document || place.location?.origin !== new URL(baseUrl).origin) {
+    return {};
+  }
+  const [, value] = [...place.document.cookie.matchAll(/(?:^|; *)_xsrf=([^;]*)/g)].pop() ?? [];
+  return value === undefined ? {} : { 'X-XSRFToken': value };
+}
+
+/** Resolves with the promise or when the signal is aborted; leaves nothing behind. */
+async function unlessAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) {
+    return;
+  }
+  let stop = (): void => undefined;
+  const aborted = new Promise<void>(resolve => {
+    stop = resolve;
+  });
+  signal.addEventListener('abort', stop);
+  await Promise.race([work, aborted]);
+  signal.removeEventListener('abort', stop);
+}
+
+/** The document if that is what it is, and of a version we know, without members of another type; else `null`. */
+export function readCapabilities(found: unknown): Capabilities | null {
   const versions = (found as Partial<Capabilities> | null)?.api_versions;
   const major = API_VERSIONS[0].replace(/[^.]*$/, '');
-  return Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
+  const known = Array.isArray(versions) && versions.some(version => String(version).startsWith(major));
+  if (!known) {
+    return null;
+  }
+  const isText = (value: unknown): boolean => typeof value === 'string';
+  const isObject = (value: unknown): boolean =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  const isType: Record<string, (value: unknown) => boolean> = {
+    base_url: isText,
+    ws_url: isText,
+    token: isObject,
+    reasons: isObject,
+    sockets: value => Array.isArray(value) && value.every(isText)
+  };
+  const right = Object.entries(found as object).filter(([name, value]) => isType[name]?.(value) ?? true);
+  return Object.fromEntries(right) as unknown as Capabilities;
 }

@@ -1,7 +1,13 @@
 /** See README.md. */
 
 export type { Carrier, OpenCarrier } from './carrier.js';
-export { Connections, type Cause, type ConnectionEvent, type ConnectionOptions } from './connections.js';
+export {
+  Connections,
+  readCapabilities,
+  type Cause,
+  type ConnectionEvent,
+  type ConnectionOptions
+} from './connections.js';
 export { KERNEL, MARKER, REASON_MARKER, REASONS, type Advice, type Reason, type Slug } from './constants.js';
 export { parseClose, type Closed } from './reasons.js';
 export { tokenWebSocket } from './socket.js';

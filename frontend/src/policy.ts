@@ -10,6 +10,9 @@ import type { Closed } from './reasons.js';
 /** Seconds: the first wait, and the longest. */
 export const BACKOFF = { first: 1, longest: 60 } as const;
 
+/** Seconds: a server that wants more is not obeyed beyond this. */
+export const LONGEST_RETRY_AFTER = 600;
+
 /** A socket counts as healthy, and its path's failures as over, after so many seconds. */
 export const HEALTHY_AFTER = 10;
 
@@ -33,6 +36,10 @@ export class PathState {
   parked: Closed | null = null;
   /** Not before this moment, in seconds. */
   notBefore = 0;
+  /** What happened long before this moment, in seconds, says nothing any more. */
+  private _fresh = 0;
+  /** When a socket ended soon after it opened and without a reason. */
+  private _stumbled: number | null = null;
   private readonly _refused = new Set<Credential>();
 
   /** The credential of the first attempt: the cookie where the page has one, unless it was refused. */
@@ -61,13 +68,42 @@ export class PathState {
       }
     }
     if (closed.advice === 'retry' || closed.advice === 'retry_after') {
-      const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
-      this.failures += 1;
       // The jitter comes on top: all clients of a server that restarts were told the same second.
-      this.notBefore = now + (closed.retryAfter ?? 0) + longest * random;
-      return { action: 'wait', notBefore: this.notBefore };
+      const told = Math.min(closed.retryAfter ?? 0, LONGEST_RETRY_AFTER);
+      return { action: 'wait', notBefore: this.failed(now + told, random) };
     }
     return this.park(closed);
+  }
+
+  /**
+   * One more failure: the path is not to be connected to for longer than after the one before.
+   *
+   * @param now seconds of the caller's clock, or when the wait shall begin
+   * @param random a number in [0, 1) for the jitter
+   * @returns when it may be
+   */
+  failed(now: number, random: number): number {
+    const longest = Math.min(BACKOFF.longest, BACKOFF.first * 2 ** this.failures);
+    this.failures += 1;
+    this.notBefore = now + longest * random;
+    this._fresh = this.notBefore + BACKOFF.longest;
+    return this.notBefore;
+  }
+
+  /**
+   * A socket opened and ended before it could count as healthy, and nothing was said: that may happen once,
+   * to all that were open then.
+   *
+   * @param openedAt when it opened
+   * @param now seconds of the caller's clock
+   * @param random a number in [0, 1) for the jitter
+   */
+  stumbled(openedAt: number, now: number, random: number): void {
+    this._fresh = Math.max(this._fresh, now + BACKOFF.longest);
+    if (this._stumbled !== null && openedAt > this._stumbled) {
+      this.failed(now, random);
+    }
+    this._stumbled = now;
   }
 
   /** Nothing helps until the user acts. */
@@ -81,10 +117,16 @@ export class PathState {
     this._refused.add(credential);
   }
 
+  /** Whether every credential there is was refused. */
+  exhausted(hasToken: boolean): boolean {
+    return this._refused.has('cookie') && (!hasToken || this._refused.has('token'));
+  }
+
   /** The path works; how a socket to it ended does not matter any more. */
   healthy(): void {
     this.failures = 0;
     this.notBefore = 0;
+    this._stumbled = null;
     this._refused.clear();
   }
 
@@ -94,8 +136,28 @@ export class PathState {
     this.healthy();
   }
 
+  /**
+   * Nobody waits for the path any more: who comes next begins anew, but not sooner than after a failure, as
+   * an application may give up and come back for ever.
+   *
+   * @param now seconds of the caller's clock
+   * @param random a number in [0, 1) for the jitter
+   */
+  abandoned(now: number, random: number): void {
+    if (this.parked) {
+      this.parked = null;
+      this._refused.clear();
+      this.failed(now, random);
+    }
+  }
+
   /** Whether there is nothing to remember. */
   get idle(): boolean {
-    return !this.parked && this.failures === 0 && this._refused.size === 0;
+    return !this.parked && this.failures === 0 && this._stumbled === null && this._refused.size === 0;
+  }
+
+  /** Whether what is remembered is old, and nobody need be kept from the path for it. */
+  stale(now: number): boolean {
+    return !this.parked && this._refused.size === 0 && this._fresh <= now;
   }
 }

@@ -15,6 +15,12 @@ export interface Closed {
   readonly retryAfter: number | null;
 }
 
+/** What a server would have said, where it is known without being said. */
+export function reasonOf(slug: Slug): Closed {
+  const { code, advice, text } = REASONS[slug];
+  return { slug, code, advice, text, retryAfter: null };
+}
+
 const FORM = /^([a-z_]+)(?:;retry_after=([0-9]{1,9}))?(?:: [^]*)?$/;
 
 /**
@@ -27,16 +33,9 @@ export function parseClose(code: number, reason: string): Closed | null {
   if (!match || !slug || !Object.prototype.hasOwnProperty.call(REASONS, slug)) {
     return null;
   }
-  const row = REASONS[slug as Slug];
-  if (row.code !== code) {
+  const found = reasonOf(slug as Slug);
+  if (found.code !== code) {
     return null;
   }
-  const after = match[2];
-  return {
-    slug: slug as Slug,
-    code,
-    advice: row.advice,
-    text: row.text,
-    retryAfter: after === undefined ? null : Number(after)
-  };
+  return { ...found, retryAfter: match[2] === undefined ? null : Number(match[2]) };
 }

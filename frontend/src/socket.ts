@@ -8,10 +8,10 @@
  */
 
 import type { Carrier } from './carrier.js';
-import { now, type Connections } from './connections.js';
+import { now, type Cause, type Connections } from './connections.js';
 import { REASON_MARKER } from './constants.js';
-import type { Credential } from './policy.js';
-import { parseClose, type Closed } from './reasons.js';
+import { HEALTHY_AFTER, type Credential } from './policy.js';
+import { parseClose, reasonOf, type Closed } from './reasons.js';
 import { offerSubprotocols, visibleProtocol, withoutToken, withToken } from './subprotocols.js';
 import { tokenRoute } from './trust.js';
 
@@ -70,6 +70,8 @@ export class TokenSocket extends EventTarget {
   declare readonly CLOSED: 3;
 
   readonly url: string;
+  /** As the application gave it; our token may be in it. */
+  private readonly _address: string;
   private readonly _protocols: readonly string[];
   private readonly _handlers: Handlers = { open: null, message: null, error: null, close: null };
   /** Aborted when the application gives up before the socket opened. */
@@ -79,6 +81,10 @@ export class TokenSocket extends EventTarget {
   private _binaryType: BinaryType = 'blob';
   private _protocol = '';
   private _extensions = '';
+  /** Lets other sockets to the path have their turn. */
+  private _turn: () => void = () => undefined;
+  /** Below the server's base; `null` for a foreign address, and once it opened or never will. */
+  private _connecting: string | null;
   /** Bytes that were sent when nothing could go out any more: they count for ever (WHATWG). */
   private _lost = 0;
 
@@ -94,7 +100,12 @@ export class TokenSocket extends EventTarget {
     super();
     const address = checkedUrl(url);
     this._protocols = checkedProtocols(protocols);
+    this._address = address;
     this.url = withoutToken(address, _connections.token);
+    this._connecting = _connections.below(address);
+    if (this._connecting !== null) {
+      _connections.joined(this._connecting);
+    }
     // Later: no event may come before the application could listen.
     this._guard(Promise.resolve().then(() => this._run()));
   }
@@ -196,13 +207,27 @@ export class TokenSocket extends EventTarget {
     } else if (this._state === CONNECTING) {
       this._state = CLOSING;
       this._given.abort();
+      this._parted(true);
       this._native?.close();
       setTimeout(() => this._end(1006, '', false, true));
     }
   }
 
-  /** The life of the socket, from the decision how to connect to the last event. */
+  /** The life of the socket. No failure of ours keeps an application from trying as it would without us. */
   private async _run(): Promise<void> {
+    try {
+      await this._begin();
+    } catch (error) {
+      if (this._native) {
+        throw error;
+      }
+      console.error(error);
+      this._attempt(this.url, this._protocols, null);
+    }
+  }
+
+  /** From the decision how to connect to the first handshake. */
+  private async _begin(): Promise<void> {
     const connections = this._connections;
     const path = connections.below(this.url);
     if (path === null) {
@@ -213,12 +238,21 @@ export class TokenSocket extends EventTarget {
     const capabilities = await connections.capabilities().catch(() => undefined);
     if (connections.declares(path, capabilities)) {
       // Another socket to this path may have learned something meanwhile.
-      await connections.mayConnect(path, this._given.signal);
-      const first = connections.state(path).first(connections.cookies, connections.token !== '');
-      await this._connect(path, first, null);
+      await this._enter(path);
     } else {
-      this._attempt(this.url, this._protocols, null);
+      // A server without the extension takes tokens no other way, and stock puts them there.
+      const asGiven = capabilities === null && connections.allowTokenInUrl;
+      this._attempt(asGiven ? this._address : this.url, this._protocols, null);
     }
+  }
+
+  /** Connect when that is wise. */
+  private async _enter(path: string): Promise<void> {
+    const connections = this._connections;
+    this._turn();
+    this._turn = await connections.turn(path, this._given.signal);
+    const first = connections.state(path).first(connections.cookies, connections.token !== '');
+    await this._connect(path, first, null);
   }
 
   private async _connect(path: string, credential: Credential, before: Own['before']): Promise<void> {
@@ -237,9 +271,11 @@ export class TokenSocket extends EventTarget {
       this._attempt(this.url, offerSubprotocols(this._protocols, token || null), own);
     } else if (route === 'url' && token && !this._given.signal.aborted) {
       connections.warnOfUrl();
-      this._attempt(withToken(this.url, token), this._protocols, own);
+      const given = withoutToken(this._address, token) !== this._address;
+      this._attempt(given ? this._address : withToken(this.url, token), this._protocols, own);
     } else {
-      this._attempt(this.url, this._protocols, own);
+      const asGiven = capabilities === null && route === 'url';
+      this._attempt(asGiven ? this._address : this.url, this._protocols, own);
     }
   }
 
@@ -292,8 +328,10 @@ export class TokenSocket extends EventTarget {
       this._protocol = own ? visibleProtocol(native.protocol, this._protocols) : native.protocol;
       this._extensions = native.extensions;
       native.binaryType = this._binaryType;
+      this._turn();
+      this._parted(false);
       if (own) {
-        this._connections.emit({ kind: 'open', path: own.path });
+        this._connections.opened(own.path);
       }
       this.dispatchEvent(new Event('open'));
     };
@@ -325,6 +363,9 @@ export class TokenSocket extends EventTarget {
       clearTimeout(held);
       inLine(() => {
         const end = this._native === native && own ? this._settle(own, event, openedAt) : event;
+        if (own && openedAt !== null) {
+          this._connections.emit({ kind: 'closed', path: own.path });
+        }
         if (this._native === native && end) {
           // A socket that never opened has failed, even where the reason came over a complete handshake.
           const never = openedAt === null;
@@ -342,25 +383,82 @@ export class TokenSocket extends EventTarget {
   /** Learn from the end of an attempt: how the socket ends, or `null` where it tries once more. */
   private _settle(own: Own, end: End, openedAt: number | null): End | null {
     const connections = this._connections;
-    connections.ended(own.path, openedAt === null ? 0 : now() - openedAt);
-    if (this._state === CLOSING) {
-      return end; // the application left; what the server says to that changes nothing
+    const left = this._state === CLOSING;
+    connections.ended(own.path, openedAt === null ? 0 : now() - openedAt, left);
+    if (left) {
+      return end; // what the server says to that changes nothing
     }
     const closed = parseClose(end.code, end.reason);
     if (closed) {
       return this._refused(own, closed, end, openedAt !== null) ? null : end;
     }
     if (openedAt !== null) {
+      if (now() - openedAt < HEALTHY_AFTER) {
+        connections.state(own.path).stumbled(openedAt, now(), Math.random());
+      }
       return end;
     }
-    if (own.before) {
+    if (own.before && own.credential === 'cookie') {
       // Across origins only a token is told reasons: what was said of it holds.
-      connections.state(own.path).park(own.before.closed);
-      connections.emit({ kind: 'parked', path: own.path, closed: own.before.closed });
-      return own.before.end;
+      this._park(own.path, own.before.closed);
+      return this._stays(own.path, own.before.closed) ? null : own.before.end;
     }
-    void connections.explain(own.path, own.credential);
-    return end;
+    const cause = connections.explain(own.path, own.credential, this._given.signal);
+    if (!own.before && !connections.patient) {
+      void cause;
+      return end;
+    }
+    this._guard(this._persist(own, end, cause));
+    return null;
+  }
+
+  /** Where trying again may help: do so when that is wise. Otherwise the socket ends after all. */
+  private async _persist({ path, before }: Own, end: End, found: Promise<Cause>): Promise<void> {
+    const connections = this._connections;
+    const cause = await found;
+    if (this._given.signal.aborted) {
+      return;
+    }
+    const state = connections.state(path);
+    if (before && (cause === 'credential_refused' || cause === 'unknown')) {
+      this._park(path, before.closed);
+      if (!this._stays(path, before.closed)) {
+        this._end(before.end.code, before.end.reason, false, true);
+      }
+      return;
+    }
+    if (!connections.patient) {
+      this._end(end.code, end.reason, false, true);
+      return;
+    }
+    if (cause === 'credential_refused') {
+      if (state.exhausted(connections.token !== '')) {
+        this._park(path, reasonOf('credentials_missing'));
+      }
+    } else if (cause === 'server_down') {
+      this._turn(); // this takes a while
+      await connections.revived(this._given.signal);
+    } else if (cause === 'websockets_blocked') {
+      state.failed(now(), Math.random());
+    } else {
+      this._end(end.code, end.reason, false, true);
+      return;
+    }
+    await this._enter(path);
+  }
+
+  /** Whether the socket waits for better days itself; if so, it does from now on. */
+  private _stays(path: string, { advice }: Closed): boolean {
+    const stays = this._connections.patient && advice !== 'stop';
+    if (stays) {
+      this._guard(this._enter(path));
+    }
+    return stays;
+  }
+
+  private _park(path: string, closed: Closed): void {
+    this._connections.state(path).park(closed);
+    this._connections.emit({ kind: 'parked', path, closed });
   }
 
   /** The server gave a reason; true where this very socket tries once more. */
@@ -381,7 +479,7 @@ export class TokenSocket extends EventTarget {
     } else {
       connections.emit({ kind: 'waiting', path, closed, seconds: decision.notBefore - now() });
     }
-    return false;
+    return !opened && this._stays(path, closed);
   }
 
   /** Nothing of ours may end as an unhandled rejection, nor leave the application without `close`. */
@@ -397,10 +495,20 @@ export class TokenSocket extends EventTarget {
     this._end(1006, '', false, true);
   }
 
+  private _parted(abandoned: boolean): void {
+    const path = this._connecting;
+    this._connecting = null;
+    if (path !== null) {
+      this._connections.parted(path, abandoned);
+    }
+  }
+
   private _end(code: number, reason: string, wasClean: boolean, failed: boolean): void {
     if (this._state === CLOSED) {
       return;
     }
+    this._turn();
+    this._parted(false);
     this._lost = this.bufferedAmount;
     this._state = CLOSED;
     this._native = null;

@@ -1,6 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
-import { Connections, type ConnectionEvent, type ConnectionOptions } from '../src/connections';
+import {
+  Connections,
+  readCapabilities,
+  type ConnectionEvent,
+  type ConnectionOptions
+} from '../src/connections';
 import { parseClose, type Closed } from '../src/reasons';
 import { CAPABILITIES, native, TestServer } from './server';
 
@@ -119,7 +124,10 @@ describe('capabilities', () => {
     const made = connections({ baseUrl: server.baseUrl });
     expect(await made.capabilities()).toBeNull();
     expect(await made.capabilities()).toBeNull();
-    expect(server.requests).toHaveLength(1);
+    expect(server.requests.map(request => request.url)).toEqual([
+      '/user/ann/api/token-ws/capabilities',
+      '/user/ann/api'
+    ]);
   });
 
   it.each<[string, (server: TestServer) => void]>([
@@ -129,6 +137,16 @@ describe('capabilities', () => {
     ['no object', s => (s.request = (_, to) => to.end('null'))],
     ['another major version', s => (s.request = (_, to) => to.end('{"api_versions": ["2.0"]}'))],
     ['a login page', s => (s.request = (_, to) => to.writeHead(302, { Location: '/login' }).end())],
+    ['404 of a proxy', s => (s.request = (_, to) => to.writeHead(404).end('default backend - 404'))],
+    ['404 of something with JSON', s => (s.request = (_, to) => to.writeHead(404).end('{"version": "1"}'))],
+    [
+      '404 of another API',
+      s => (s.request = (r, to) => to.writeHead(r.url === '/user/ann/api' ? 200 : 404).end('{}'))
+    ],
+    [
+      '404 of no object',
+      s => (s.request = (r, to) => to.writeHead(r.url === '/user/ann/api' ? 200 : 404).end('null'))
+    ],
     ['a torn connection', s => (s.request = (_, to) => to.destroy())]
   ])('C2.9 are not taken for absent after %s, and asked for again', async (_what, behave) => {
     behave(server);
@@ -136,6 +154,53 @@ describe('capabilities', () => {
     await expect(made.capabilities()).rejects.toThrow();
     server.request = TestServer.withCapabilities();
     expect(await made.capabilities()).toEqual(CAPABILITIES);
+  });
+
+  /** What a page of another origin gets: errors for what has no CORS headers. */
+  function elsewhere(readable: (path: string, times: number) => boolean, answers = true): typeof fetch {
+    const times = new Map<string, number>();
+    return (address, init) => {
+      const path = new URL(String(address)).pathname.slice(1);
+      if (init?.mode === 'no-cors') {
+        const opaque = { type: 'opaque', ok: false } as Response;
+        return answers ? Promise.resolve(opaque) : Promise.reject(new TypeError('no route'));
+      }
+      times.set(path, (times.get(path) ?? 0) + 1);
+      const document = path === 'api' ? { version: '2' } : CAPABILITIES;
+      return readable(path, times.get(path) ?? 0)
+        ? Promise.resolve(Response.json(document))
+        : Promise.reject(new TypeError('CORS'));
+    };
+  }
+
+  it('are null where a page of another origin may not read the 404, but what every server has', async () => {
+    const made = connections({ baseUrl: 'http://elsewhere/', fetch: elsewhere(path => path === 'api') });
+    expect(await made.capabilities()).toBeNull();
+  });
+
+  it.each<[string, typeof fetch]>([
+    ['nothing may be read', elsewhere(() => false)],
+    ['nothing answers', elsewhere(path => path === 'api', false)],
+    ['they come the second time', elsewhere((path, times) => path === 'api' || times > 1)]
+  ])('C2.9 are not taken for absent where %s', async (_what, fetch) => {
+    const made = connections({ baseUrl: 'http://elsewhere/', fetch });
+    await expect(made.capabilities()).rejects.toThrow('CORS');
+  });
+
+  it.each<[string, unknown]>([
+    ['base_url', 7],
+    ['ws_url', {}],
+    ['token', 'v1'],
+    ['token', null],
+    ['reasons', true],
+    ['reasons', []],
+    ['sockets', { 0: 'x' }],
+    ['sockets', ['x', 7]]
+  ])('lose a member of another type: %s %j', (name, value) => {
+    const read = readCapabilities({ ...CAPABILITIES, base_url: 'http://x/', [name]: value, more: 1 });
+    const expected: Record<string, unknown> = { ...CAPABILITIES, base_url: 'http://x/', more: 1 };
+    delete expected[name];
+    expect(read).toEqual(expected);
   });
 
   it('decide what is declared; stock sockets without', () => {
@@ -169,12 +234,51 @@ describe('explanations', () => {
     expect(server.requests[1]?.headers.authorization).toBe('token good');
   });
 
+  it('websockets are not blocked while one is open, or got through or was told a reason just now', async () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
+    const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
+    const cause = async (): Promise<unknown> => {
+      events = [];
+      expect(await made.explain(PATH, 'token')).toBe('websockets_blocked'); // try again all the same
+      return causes()[0];
+    };
+    expect(await cause()).toBe('websockets_blocked');
+    made.opened('a');
+    made.opened('b');
+    made.emit({ kind: 'closed', path: 'a' });
+    time += 100;
+    expect(await cause()).toBe('unknown');
+    made.emit({ kind: 'closed', path: 'b' });
+    expect(await cause()).toBe('websockets_blocked');
+    made.emit({ kind: 'refused', path: 'c', closed: FORBIDDEN });
+    time += 14;
+    expect(await cause()).toBe('unknown');
+    time += 2;
+    expect(await cause()).toBe('websockets_blocked');
+    made.opened('a');
+    made.emit({ kind: 'closed', path: 'a' });
+    expect(await cause()).toBe('unknown');
+  });
+
   it('the credential died, and the other one goes first from now on', async () => {
     const made = connections({ baseUrl: server.baseUrl, token: () => 'good', cookies: true });
     await made.explain(PATH, 'cookie');
     expect(causes()).toEqual(['credential_refused']);
     expect(server.requests[1]?.headers.authorization).toBeUndefined();
     expect(made.state(PATH).first(true, true)).toBe('token');
+  });
+
+  it.each([
+    ['the last of its name', 'a=b; _xsrf=first; _xsrf=2|x=; c_xsrf=no', 'own', '2|x='],
+    ['none where there is no cookie', 'a=b', 'own', undefined],
+    ['none for a server elsewhere', '_xsrf=x', 'http://elsewhere', undefined]
+  ])('a cookie comes with what some servers want beside it: %s', async (_what, cookie, origin, header) => {
+    vi.stubGlobal('document', { cookie });
+    vi.stubGlobal('location', { origin: origin === 'own' ? new URL(server.baseUrl).origin : origin });
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    expect(server.requests[1]?.headers['x-xsrftoken']).toBe(header);
+    vi.unstubAllGlobals();
   });
 
   it('the credential died where plain requests are sent to the login page', async () => {
@@ -280,16 +384,16 @@ describe('explanations', () => {
   });
 });
 
+function settled(promise: Promise<unknown>): () => boolean {
+  let done = false;
+  void promise.then(() => (done = true));
+  return () => done;
+}
+
 describe('mayConnect', () => {
   beforeEach(() => {
     vi.useFakeTimers();
   });
-
-  function settled(promise: Promise<void>): () => boolean {
-    let done = false;
-    void promise.then(() => (done = true));
-    return () => done;
-  }
 
   it('is at once for a path that nothing is known of, and remembers nothing', async () => {
     const made = connections();
@@ -308,13 +412,15 @@ describe('mayConnect', () => {
     expect([done(), kept(made).waiting, listeners(), vi.getTimerCount()]).toEqual([true, 0, 0, 0]);
   });
 
-  it('waits longer than a timer can', async () => {
+  it('waits ten minutes at most, whatever the server says', async () => {
     const made = connections();
     const closed = parseClose(4503, 'draining;retry_after=999999999') as Closed;
     made.state(PATH).refused(closed, 'token', true, performance.now() / 1000, 0);
     const done = settled(made.mayConnect(PATH, new AbortController().signal));
-    await vi.advanceTimersByTimeAsync(2 ** 31 + 1000);
+    await vi.advanceTimersByTimeAsync(599_000);
     expect(done()).toBe(false);
+    await vi.advanceTimersByTimeAsync(1100);
+    expect(done()).toBe(true);
   });
 
   it('stays for a parked path until it is released', async () => {
@@ -374,12 +480,183 @@ describe('the memory of paths', () => {
   it('is dropped when there is nothing in it, and after health', () => {
     const made = connections();
     made.state('a');
-    made.ended('a', 0);
+    made.ended('a', 0, false);
     made.state('b').refused(FAILED, 'token', true, 0, 0.5);
-    made.ended('b', 9);
+    made.ended('b', 9, false);
     expect(kept(made).paths).toBe(1);
-    made.ended('b', 10);
-    made.ended('c', 10);
+    made.ended('b', 10, false);
+    made.ended('c', 10, false);
     expect(kept(made).paths).toBe(0);
+  });
+});
+
+describe('the memory of many paths', () => {
+  it('loses what was long ago, and the oldest of too many, but nothing that a socket waits for', () => {
+    let time = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
+    const made = connections();
+    made.state('old').refused(FAILED, 'token', true, time, 0.5);
+    made.state('stumbled').stumbled(time, time, 0.5);
+    made.joined('waiting');
+    made.state('waiting').refused(FAILED, 'token', true, time, 0.5);
+    made.state('refused').distrust('cookie');
+    time += 59;
+    made.state('new').stumbled(time, time, 0.5);
+    expect(kept(made).paths).toBe(5);
+    time += 2;
+    made.state('newer').stumbled(time, time, 0.5);
+    const inside = made as unknown as { _paths: Map<string, unknown> };
+    expect([...inside._paths.keys()]).toEqual(['waiting', 'refused', 'new', 'newer']);
+    for (let kernel = 0; kernel < 1000; kernel++) {
+      made.state(`kernel-${kernel}`).park(FORBIDDEN);
+    }
+    expect([kept(made).paths, made.parked().has('kernel-999')]).toEqual([500, true]);
+    expect(inside._paths.has('waiting')).toBe(true);
+    made.parted('waiting', false);
+    made.parted('waiting', false);
+    made.state('one more');
+    expect(inside._paths.has('waiting')).toBe(false);
+  });
+});
+
+describe('turns', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  const signal = new AbortController().signal;
+
+  it("are nobody's while all is well", async () => {
+    const made = connections();
+    made.ended(PATH, 1, true);
+    await Promise.all([made.turn(PATH, signal), made.turn(PATH, signal)]);
+  });
+
+  it('come one after the other on a path once a socket was lost, until one opens', async () => {
+    const made = connections();
+    made.ended(PATH, 1, false);
+    const first = await made.turn(PATH, signal);
+    await made.turn('another/path', signal);
+    const second = made.turn(PATH, signal);
+    const third = settled(made.turn(PATH, signal));
+    const told = settled(second);
+    await vi.advanceTimersByTimeAsync(1000);
+    expect([told(), third()]).toEqual([false, false]);
+    first();
+    first();
+    await vi.advanceTimersByTimeAsync(0);
+    expect([told(), third()]).toEqual([true, false]);
+    made.opened(PATH);
+    (await second)();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(third()).toBe(true);
+    await Promise.all([made.turn(PATH, signal), made.turn(PATH, signal)]);
+  });
+
+  it('are not taken where the path was parked meanwhile', async () => {
+    const made = connections();
+    made.ended(PATH, 1, false);
+    const done = await made.turn(PATH, signal);
+    const next = settled(made.turn(PATH, signal));
+    await vi.advanceTimersByTimeAsync(0);
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    done();
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(next()).toBe(false);
+    made.release();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(next()).toBe(true);
+  });
+
+  it('may be given up', async () => {
+    const made = connections();
+    made.ended(PATH, 1, false);
+    await made.turn(PATH, signal);
+    const { controller, listeners } = watched();
+    const next = made.turn(PATH, controller.signal);
+    await vi.advanceTimersByTimeAsync(0);
+    controller.abort();
+    (await next)();
+    expect(listeners()).toBe(0);
+  });
+});
+
+describe('a server that does not answer', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  function silent(): {
+    made: Connections;
+    asked: number[];
+    answer: (response: () => Promise<Response>) => void;
+  } {
+    vi.spyOn(Math, 'random').mockReturnValue(1);
+    let how = (): Promise<Response> => Promise.reject(new TypeError('no route'));
+    const asked: number[] = [];
+    const began = performance.now();
+    const made = connections({
+      fetch: (_address, init) => {
+        if (init?.mode !== 'no-cors') {
+          asked.push(Math.round((performance.now() - began) / 1000));
+        }
+        return how();
+      }
+    });
+    return { made, asked, answer: response => void (how = response) };
+  }
+
+  it('is asked by one for all, ever more seldom, until it answers', async () => {
+    const { made, asked, answer } = silent();
+    const signal = new AbortController().signal;
+    const all = [settled(made.revived(signal)), settled(made.revived(signal))];
+    await vi.advanceTimersByTimeAsync(80_000);
+    // A server that was started again is soon found to be back.
+    const soon = Array.from({ length: 16 }, (_, index) => 1 + 2 * index);
+    expect(asked).toEqual([...soon, 35, 43, 58, 73]);
+    answer(() => Promise.resolve(Response.json(CAPABILITIES)));
+    await vi.advanceTimersByTimeAsync(15_000);
+    expect([asked.length, all.map(done => done()), vi.getTimerCount()]).toEqual([21, [true, true], 0]);
+  });
+
+  it('answers also where a page may not read what', async () => {
+    const { made, answer } = silent();
+    const done = settled(made.revived(new AbortController().signal));
+    let first = true;
+    answer(() => {
+      const response = first ? Promise.reject(new TypeError('CORS')) : Promise.resolve(new Response('{}'));
+      first = false;
+      return response;
+    });
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(done()).toBe(true);
+  });
+
+  it('is asked at once when the user acts', async () => {
+    const { made, asked, answer } = silent();
+    const done = settled(made.revived(new AbortController().signal));
+    answer(() => Promise.resolve(Response.json(CAPABILITIES)));
+    made.release();
+    await vi.advanceTimersByTimeAsync(0);
+    expect([done(), asked]).toEqual([true, [0]]);
+  });
+
+  it('is not asked for one who had left before', async () => {
+    const { made, asked } = silent();
+    const done = settled(made.revived(AbortSignal.abort()));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(done()).toBe(true);
+    await vi.advanceTimersByTimeAsync(100_000);
+    expect([asked, vi.getTimerCount()]).toEqual([[], 0]);
+  });
+
+  it('is not asked when nobody waits any more', async () => {
+    const { made, asked } = silent();
+    const { controller, listeners } = watched();
+    const done = settled(made.revived(controller.signal));
+    await vi.advanceTimersByTimeAsync(1000);
+    controller.abort();
+    await vi.advanceTimersByTimeAsync(100_000);
+    expect([done(), listeners(), vi.getTimerCount(), asked.length]).toEqual([true, 0, 0, 1]);
   });
 });

@@ -14,6 +14,7 @@ it('the package offers this, and nothing by accident', () => {
     'offerSubprotocols',
     'parseClose',
     'pathBelow',
+    'readCapabilities',
     'tokenRoute',
     'tokenWebSocket'
   ]);

@@ -77,6 +77,8 @@ export class TestServer {
       } else if (request.url?.endsWith('/api/me')) {
         response.statusCode = request.headers.authorization === `token ${token}` ? 200 : 403;
         response.end('{}');
+      } else if (request.url?.endsWith('/ann/api')) {
+        response.end('{"version": "2.0"}');
       } else {
         response.statusCode = 404;
         response.end();

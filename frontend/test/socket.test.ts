@@ -38,6 +38,12 @@ function make(options: Partial<ConnectionOptions> = {}): {
   return { connections, TokenWebSocket: tokenWebSocket(connections) };
 }
 
+/** What a server without the extension answers. */
+function stock(address: unknown): Promise<Response> {
+  const isApi = String(address).endsWith('/api');
+  return Promise.resolve(isApi ? Response.json({ version: '2.0' }) : new Response(null, { status: 404 }));
+}
+
 /** Let promises go on, and timers up to `milliseconds`. */
 async function turn(milliseconds = 0): Promise<void> {
   await vi.advanceTimersByTimeAsync(milliseconds);
@@ -51,6 +57,11 @@ async function carrier(): Promise<FakeCarrier> {
     throw new Error('no attempt was made');
   }
   return newest;
+}
+
+/** How many paths are remembered. */
+function kept(connections: Connections): number {
+  return (connections as unknown as { _paths: Map<string, unknown> })._paths.size;
 }
 
 /** Every event of a socket, in order, in short. */
@@ -404,7 +415,7 @@ describe('close', () => {
     await turn();
     native.end(1006, '', false);
     expect([socket.readyState, list]).toEqual([3, ['error', [1006, '', false]]]);
-    expect(events).toEqual([]);
+    expect(events).toEqual([{ kind: 'abandoned', path: 'api/kernels/1/channels' }]);
   });
 
   it('while the opening is held back', async () => {
@@ -416,7 +427,7 @@ describe('close', () => {
     native.end(4403, 'token_rejected');
     await turn(1000);
     expect(list).toEqual(['error', [4403, 'token_rejected', false]]);
-    expect([carriers.length, events]).toEqual([1, []]);
+    expect([carriers.length, events.map(event => event.kind)]).toEqual([1, ['abandoned']]);
   });
 
   it('inside the open event', async () => {
@@ -538,8 +549,7 @@ describe('where the token goes', () => {
 
   it('C2.9 into the URL for a server without capabilities, with one warning, and not into url', async () => {
     const said = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
-    const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
-    const { TokenWebSocket } = make({ fetch: notFound, capabilities: undefined as never });
+    const { TokenWebSocket } = make({ fetch: stock, capabilities: undefined as never });
     const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
     const native = await carrier();
     expect([native.address, native.protocols]).toEqual([`${URL_OF_KERNEL}?token=${SECRET}`, [KERNEL]]);
@@ -550,16 +560,50 @@ describe('where the token goes', () => {
     expect(String(said.mock.calls[0])).not.toContain(SECRET);
   });
 
+  it.each([
+    ['api/collaboration/room/json:notebook:1', true, null, true],
+    ['lsp/ws/pylsp', true, null, true],
+    ['proxy/8000/ws', true, null, true],
+    ['api/kernels/1/channels', true, null, true],
+    ['lsp/ws/pylsp', false, null, false],
+    ['api/kernels/1/channels', false, null, false],
+    ['lsp/ws/pylsp', true, undefined, false],
+    ['proxy/8000/ws', true, CAPABILITIES, false],
+    ['api/kernels/1/channels', true, CAPABILITIES, false]
+  ])('%s with our token in it, allowed %s, capabilities %j: goes out as given: %s', async (...given) => {
+    const [path, allowTokenInUrl, capabilities, expected] = given;
+    vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    const fetch = (address: unknown): Promise<Response> =>
+      capabilities === undefined
+        ? Promise.reject(new TypeError('no answer'))
+        : capabilities
+          ? Promise.resolve(Response.json(capabilities))
+          : stock(address);
+    for (const cookies of [false, true]) {
+      const made = make({ fetch, capabilities: undefined as never, allowTokenInUrl, cookies });
+      const socket = new made.TokenWebSocket(`${BASE}${path}?token=${SECRET}&sessionId=1`);
+      const { address } = await carrier();
+      expect([address.includes(SECRET), socket.url]).toEqual([expected, `${BASE}${path}?sessionId=1`]);
+      expect(address).toBe(`${BASE}${path}?${expected ? `token=${SECRET}&` : ''}sessionId=1`);
+    }
+  });
+
+  it.each([null, CAPABILITIES])('another token of the application’s stays: %j', async capabilities => {
+    const fetch = (address: unknown): Promise<Response> =>
+      capabilities ? Promise.resolve(Response.json(capabilities)) : stock(address);
+    const { TokenWebSocket } = make({ fetch, capabilities: undefined as never });
+    new TokenWebSocket(`${BASE}proxy/8000/ws?token=theirs`);
+    expect((await carrier()).address).toBe(`${BASE}proxy/8000/ws?token=theirs`);
+  });
+
   it('C2.9 not into the URL where the user does not allow it', async () => {
-    const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
-    const options = { fetch: notFound, capabilities: undefined as never, allowTokenInUrl: false };
+    const options = { fetch: stock, capabilities: undefined as never, allowTokenInUrl: false };
     new (make(options).TokenWebSocket)(URL_OF_KERNEL);
     expect((await carrier()).address).toBe(URL_OF_KERNEL);
   });
 
   it('not into the URL for the cookie’s turn', async () => {
-    const notFound = (): Promise<Response> => Promise.resolve(new Response(null, { status: 404 }));
-    new (make({ fetch: notFound, capabilities: undefined as never, cookies: true }).TokenWebSocket)(
+    new (make({ fetch: stock, capabilities: undefined as never, cookies: true }).TokenWebSocket)(
       URL_OF_KERNEL
     );
     expect((await carrier()).address).toBe(URL_OF_KERNEL);
@@ -626,13 +670,42 @@ describe('what cannot be tried', () => {
     expect(events.map(event => event.kind === 'unexplained' && event.cause)).toEqual(causes);
   });
 
-  it('a token that is no Unicode becomes error and close', async () => {
-    const list = heard(new (make({ token: () => '\ud800' }).TokenWebSocket)(URL_OF_KERNEL));
+  it.each<[string, Partial<ConnectionOptions>]>([
+    ['a token that is no Unicode', { token: () => '\ud800' }],
+    ['a document that is none', { capabilities: { ...CAPABILITIES, sockets: 7 } as never }]
+  ])('%s: as without us', async (_what, options) => {
+    const said = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    const list = heard(new (make(options).TokenWebSocket)(`${URL_OF_KERNEL}?a=1`, KERNEL));
+    const native = await carrier();
+    expect([native.address, native.protocols]).toEqual([`${URL_OF_KERNEL}?a=1`, [KERNEL]]);
+    native.open(KERNEL);
+    expect([list, said.mock.calls.length]).toEqual([['open'], 1]);
+  });
+
+  it('a carrier that fails at once becomes error and close, and is not made twice', async () => {
+    let made = 0;
+    const carrier = (address: string, protocols: readonly string[]): FakeCarrier => {
+      made += 1;
+      return Object.freeze(new FakeCarrier(address, protocols));
+    };
+    const list = heard(new (make({ carrier }).TokenWebSocket)(URL_OF_KERNEL));
     await turn();
-    expect([list, carriers]).toEqual([['error', [1006, '', false]], []]);
+    expect([made, carriers.length, list]).toEqual([1, 0, ['error', [1006, '', false]]]);
+  });
+
+  it('what fails of ours when a handshake was made becomes error and close', async () => {
+    let token = SECRET;
+    const list = heard(new (make({ cookies: true, token: () => token }).TokenWebSocket)(URL_OF_KERNEL));
+    const native = await carrier();
+    token = '\ud800';
+    native.open(REASON_MARKER);
+    native.end(4401, 'credentials_missing');
+    await turn();
+    expect([carriers.length, list]).toEqual([1, ['error', [1006, '', false]]]);
   });
 
   it('an error after the application left is not told twice', async () => {
+    vi.spyOn(console, 'error').mockImplementation(() => undefined);
     const socket = new (make({ token: () => '\ud800' }).TokenWebSocket)(URL_OF_KERNEL);
     const list = heard(socket);
     socket.close();
@@ -734,6 +807,48 @@ describe('refusals', () => {
     expect(told.filter(seconds => seconds !== null)).toEqual([0.5, 1, 2, 4, 8]);
   });
 
+  it.each([1006, 1000])('opening and ending without a reason (%d) is free once, and no storm', async code => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
+    const { connections, TokenWebSocket } = make();
+    const begun = performance.now();
+    const attempts: number[] = [];
+    const connect = (): void => {
+      new TokenWebSocket(URL_OF_KERNEL, KERNEL).onclose = connect;
+    };
+    connect();
+    while (performance.now() - begun < 20_000) {
+      const native = await carrier();
+      if (native.readyState === 0) {
+        attempts.push(Math.round((performance.now() - begun) / 100) / 10);
+        native.open(KERNEL);
+        native.end(code, '', code === 1000);
+      }
+      await turn(10);
+    }
+    expect(attempts).toEqual([0, 0, 0.5, 1.5, 3.5, 7.5, 15.5]);
+    await turn(20_000);
+    const native = await carrier();
+    native.open(KERNEL);
+    await turn(10_001);
+    native.end(1006, '', false);
+    expect(kept(connections)).toBe(0);
+    const last = carriers.length;
+    await turn();
+    expect(carriers.length).toBe(last + 1);
+  });
+
+  it('and ends that the application wants are free', async () => {
+    const { connections, TokenWebSocket } = make();
+    for (let times = 0; times < 5; times++) {
+      const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      native.open(KERNEL);
+      socket.close();
+      native.end(1000);
+    }
+    expect([carriers.length, kept(connections)]).toEqual([5, 0]);
+  });
+
   it('health forgets failures', async () => {
     const { connections, TokenWebSocket } = make();
     new TokenWebSocket(URL_OF_KERNEL, KERNEL);
@@ -764,7 +879,7 @@ describe('refusals', () => {
     native.open(KERNEL);
     socket.close();
     native.end(4409, 'replaced');
-    expect([connections.parked().size, events.map(event => event.kind)]).toEqual([0, ['open']]);
+    expect([connections.parked().size, events.map(event => event.kind)]).toEqual([0, ['open', 'closed']]);
   });
 
   it('1006 before the opening is explained, after it is not', async () => {
@@ -778,6 +893,263 @@ describe('refusals', () => {
     native.open(KERNEL);
     native.end(1006, '', false);
     await turn();
-    expect(events.map(event => event.kind)).toEqual(['unexplained', 'open']);
+    expect(events.map(event => event.kind)).toEqual(['unexplained', 'open', 'closed']);
+  });
+});
+
+describe('patience', () => {
+  const PATIENT = { patient: true, cookies: true };
+
+  function answering(how: (path: string, init: RequestInit) => Response | null): typeof fetch {
+    return (address, init) => {
+      const answer = how(new URL(String(address)).pathname.replace('/ann/', ''), init ?? {});
+      return answer ? Promise.resolve(answer) : Promise.reject(new TypeError('nothing answers'));
+    };
+  }
+
+  async function refuse(reason: string, code: number): Promise<void> {
+    const native = await carrier();
+    native.open(REASON_MARKER);
+    native.end(code, reason);
+    await turn();
+  }
+
+  it('both refused: the socket itself stays until the user acted', async () => {
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    await turn(3_600_000);
+    expect([socket.readyState, list, carriers.length]).toEqual([0, [], 2]);
+    expect(events.map(event => event.kind)).toEqual(['refused', 'refused', 'parked']);
+    connections.release();
+    const native = await carrier();
+    expect(native.protocols).toEqual([KERNEL, REASON_MARKER]);
+    native.open(KERNEL);
+    expect([list, carriers.length]).toEqual([['open'], 3]);
+  });
+
+  it('may be given up while parked', async () => {
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    socket.close();
+    await turn(1000);
+    connections.release();
+    await turn(1000);
+    expect([list, carriers.length]).toEqual([['error', [1006, '', false]], 2]);
+  });
+
+  it('the path of the last socket that was given up is told, and nothing is kept of its parking', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
+    const { connections, TokenWebSocket } = make(PATIENT);
+    const sockets = [new TokenWebSocket(URL_OF_KERNEL, KERNEL)];
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    sockets.push(new TokenWebSocket(URL_OF_KERNEL, KERNEL), new TokenWebSocket('ws://elsewhere/'));
+    await turn();
+    events = [];
+    sockets[0]?.close();
+    expect([events, connections.parked().size]).toEqual([[], 1]);
+    sockets[2]?.close();
+    sockets[1]?.close();
+    sockets[1]?.close();
+    await turn(1000);
+    expect(events).toEqual([{ kind: 'abandoned', path: 'api/kernels/1/channels' }]);
+    expect(connections.parked().size).toBe(0);
+    // Who comes next begins with both credentials; who does so for ever, more and more seldom.
+    const before = carriers.length;
+    new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    await turn(600);
+    expect([carriers.length, carriers[before]?.protocols]).toEqual([before + 1, [KERNEL, REASON_MARKER]]);
+  });
+
+  it('what was given up is neither explained nor asked about any more', async () => {
+    let answer = (): void => undefined;
+    const asked: string[] = [];
+    const fetch: typeof globalThis.fetch = address => {
+      asked.push(String(address));
+      return new Promise((_, reject) => (answer = () => reject(new TypeError('nothing answers'))));
+    };
+    const socket = new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    (await carrier()).end(1006, '', false);
+    await turn();
+    socket.close();
+    answer();
+    await turn();
+    answer();
+    await turn(60_000);
+    expect([asked.length, events.map(event => event.kind)]).toEqual([2, ['abandoned']]);
+  });
+
+  it('what cannot help ends the socket', async () => {
+    const list = heard(new (make(PATIENT).TokenWebSocket)(URL_OF_KERNEL, KERNEL));
+    await refuse('not_found', 4404);
+    expect(list).toEqual(['error', [4404, 'not_found', false]]);
+  });
+
+  it('an open socket ends whatever the advice', async () => {
+    const [socket, native] = await opened(PATIENT);
+    const list = heard(socket);
+    native.end(4503, 'draining;retry_after=1');
+    expect(list).toEqual([[4503, 'draining;retry_after=1', true]]);
+    expect(events.map(event => event.kind)).toEqual(['open', 'refused', 'waiting', 'closed']);
+  });
+
+  it('waits as long as it is told, and tries by itself', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0);
+    const socket = new (make(PATIENT).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    await refuse('too_many_attempts;retry_after=30', 4429);
+    await turn(29_000);
+    expect(carriers.length).toBe(1);
+    await turn(1100);
+    expect(carriers.length).toBe(2);
+    (await carrier()).open(KERNEL);
+    expect(list).toEqual(['open']);
+  });
+
+  it('two sockets of a path make no more attempts than one, once a socket was lost', async () => {
+    const made = make(PATIENT);
+    const [first, second] = [0, 1].map(() => new made.TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await turn();
+    expect(carriers.length).toBe(2);
+    for (const native of [...carriers]) {
+      native.open(KERNEL);
+      native.end(1006, '', false);
+    }
+    await turn();
+    const again = [0, 1].map(() => new made.TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await turn();
+    expect(carriers.length).toBe(3);
+    await refuse('credentials_missing', 4401);
+    await refuse('token_rejected', 4403);
+    await turn(30_000);
+    expect([carriers.length, again.map(socket => socket.readyState)]).toEqual([4, [0, 0]]);
+    made.connections.release();
+    (await carrier()).open(KERNEL);
+    await turn();
+    (await carrier()).open(KERNEL);
+    expect([first, second, ...again].map(socket => socket?.readyState)).toEqual([3, 3, 1, 1]);
+  });
+
+  it('a server that is down is waited for, by one question for all, and then both credentials are tried', async () => {
+    let up = false;
+    const fetch = answering(() => (up ? Response.json(CAPABILITIES) : null));
+    const socket = new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    const list = heard(socket);
+    (await carrier()).end(1006, '', false);
+    await turn(60_000);
+    expect([carriers.length, events.length]).toEqual([1, 1]);
+    expect(events[0]).toMatchObject({ kind: 'unexplained', cause: 'server_down' });
+    up = true;
+    await turn(15_000);
+    expect(carriers.length).toBe(2);
+    await refuse('credentials_missing', 4401);
+    (await carrier()).open(KERNEL);
+    expect([list, carriers.length]).toEqual([['open'], 3]);
+  });
+
+  it('a refusal without words tries the other credential, and parks where REST refuses that as well', async () => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status: 403 }) : Response.json(CAPABILITIES)
+    );
+    const { connections, TokenWebSocket } = make({ ...PATIENT, fetch });
+    const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    (await carrier()).end(1006, '', false);
+    await turn();
+    expect((await carrier()).protocols).toContain(`${MARKER}.${SECRET}`);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([carriers.length, socket.readyState]).toEqual([2, 0]);
+    expect(events.map(event => event.kind)).toEqual(['unexplained', 'unexplained', 'parked']);
+    expect([...connections.parked().values()]).toEqual([parseClose(4401, 'credentials_missing')]);
+  });
+
+  it('without a token the cookie is all there is', async () => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status: 403 }) : Response.json(CAPABILITIES)
+    );
+    new (make({ ...PATIENT, token: () => '', fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([carriers.length, events.map(event => event.kind)]).toEqual([1, ['unexplained', 'parked']]);
+  });
+
+  it('blocked websockets are tried again, ever more seldom', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.99);
+    const fetch = answering(() => Response.json(CAPABILITIES));
+    const socket = new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+    const attempts: number[] = [];
+    for (let second = 0; second < 60; second++) {
+      const native = await carrier();
+      if (native.readyState === 0) {
+        attempts.push(second);
+        native.end(1006, '', false);
+      }
+      await turn(1000);
+    }
+    expect([attempts, socket.readyState]).toEqual([[0, 1, 3, 7, 15, 31], 0]);
+    expect(events[0]).toMatchObject({ cause: 'websockets_blocked' });
+  });
+
+  it('what cannot be explained is left to the application', async () => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status: 500 }) : Response.json(CAPABILITIES)
+    );
+    const list = heard(new (make({ ...PATIENT, fetch }).TokenWebSocket)(URL_OF_KERNEL, KERNEL));
+    (await carrier()).end(1006, '', false);
+    await turn();
+    expect(list).toEqual(['error', [1006, '', false]]);
+  });
+
+  it.each([
+    [403, 'credential_refused'],
+    [500, 'unknown']
+  ])('what the cookie was told holds where REST says %d to the token', async (status, cause) => {
+    const fetch = answering(path =>
+      path === 'api/me' ? new Response('', { status }) : Response.json(CAPABILITIES)
+    );
+    for (const patient of [true, false]) {
+      events = [];
+      carriers = [];
+      const { connections, TokenWebSocket } = make({ ...PATIENT, patient, fetch });
+      const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+      await refuse('credentials_missing', 4401);
+      (await carrier()).end(1006, '', false);
+      await turn(30_000);
+      expect([carriers.length, connections.parked().size]).toEqual([2, 1]);
+      expect(list).toEqual(patient ? [] : ['error', [4401, 'credentials_missing', false]]);
+      expect(events.map(event => event.kind)).toEqual(['refused', 'unexplained', 'parked']);
+      expect(events[1]).toMatchObject({ cause });
+    }
+  });
+
+  it('what the token was told holds where the cookie is told nothing', async () => {
+    const { connections, TokenWebSocket } = make({ patient: true });
+    const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await refuse('token_rejected', 4403);
+    (await carrier()).end(1006, '', false);
+    await turn(30_000);
+    expect([list, carriers.length, connections.parked().size]).toEqual([[], 2, 1]);
+  });
+
+  it.each([true, false])('a token that only got lost is no refused one (patient: %s)', async patient => {
+    const fetch = answering(() => Response.json(CAPABILITIES));
+    const { connections, TokenWebSocket } = make({ ...PATIENT, patient, fetch });
+    const list = heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    await refuse('credentials_missing', 4401);
+    (await carrier()).end(1006, '', false);
+    await turn(1000);
+    expect(connections.parked().size).toBe(0);
+    expect(list).toEqual(patient ? [] : ['error', [1006, '', false]]);
+    if (!patient) {
+      heard(new TokenWebSocket(URL_OF_KERNEL, KERNEL));
+    }
+    const native = await carrier();
+    expect([carriers.length, native.protocols.includes(`${MARKER}.${SECRET}`)]).toEqual([3, true]);
   });
 });

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
+from typing import Any, cast
 from urllib.parse import parse_qs, unquote_plus
 
 from tornado.httputil import HTTPServerRequest
@@ -63,6 +63,9 @@ def header_token(value: str) -> str | None:
 
 def carried_tokens(request: HTTPServerRequest, most: int = 4) -> list[str]:
     """Every token that a request still carries, wherever; ``most`` at most."""
+    headers, arguments = request.headers, request.query_arguments
+    if not ("Authorization" in headers or "Referer" in headers or "token" in arguments):
+        return []
     found = [header_token(line) for line in request.headers.get_list("Authorization")]
     found += [
         _cleaned(value.decode("utf-8", "replace"))
@@ -117,9 +120,9 @@ def remove_from_referer(request: HTTPServerRequest, token: str) -> None:
     """Take a token out of the ``Referer``, where the page's own address carried it."""
     if "Referer" not in request.headers:
         return
-    page, mark, query = request.headers["Referer"].partition("?")
+    page, _, query = request.headers["Referer"].partition("?")
     kept = [part for part in query.split("&") if not _carries(part, token)]
-    if mark and "&".join(kept) != query:
+    if "&".join(kept) != query:
         request.headers["Referer"] = f"{page}?{'&'.join(kept)}" if kept else page
 
 
@@ -147,56 +150,88 @@ def remove_ours(request: HTTPServerRequest, ours: str | None) -> None:
     remove_from_referer(request, ours)
 
 
-@contextmanager
-def shown(
-    request: HTTPServerRequest,
-    *,
-    authorization: str | None,
-    keep_url_token: bool,
-    keep_cookies: bool,
-) -> Iterator[None]:
-    """The request as the judge sees it; afterwards it is as it was, whatever happened.
+class Shown:
+    """For the length of a block, the request as the judge sees it; afterwards it is as it was, whatever
+    happened.
 
-    ``authorization`` is the value of ``Authorization``, ``None`` for no such header.
+    ``authorization`` is the value of ``Authorization``, ``None`` for no such header. Not a generator:
+    every handshake comes through here, and those take their time.
     """
-    headers = request.headers
-    # Asked first: tornado's headers take their time over one that is not there.
-    before = headers["Authorization"] if "Authorization" in headers else None  # noqa: SIM401
-    hide_url = not keep_url_token and "token" in request.arguments
-    if authorization == before and not hide_url and (keep_cookies or "Cookie" not in headers):
-        yield  # nothing to change, as with most requests
-        return
-    saved_headers = {
-        name: headers.get_list(name) for name in ("Authorization", "Cookie") if name in headers
-    }
-    saved_uri, saved_query = request.uri, request.query
-    saved_arguments, saved_query_arguments = request.arguments, request.query_arguments
-    # tornado parses cookies once: what was parsed before must not be seen now, nor what is parsed
-    # now afterwards.
-    state = vars(request)
-    saved_cookies = state.get("_cookies")
-    try:
+
+    __slots__ = ("_authorization", "_keep_cookies", "_keep_url_token", "_request", "_undo")
+
+    def __init__(
+        self,
+        request: HTTPServerRequest,
+        *,
+        authorization: str | None,
+        keep_url_token: bool,
+        keep_cookies: bool,
+    ) -> None:
+        self._request = request
+        self._authorization = authorization
+        self._keep_url_token = keep_url_token
+        self._keep_cookies = keep_cookies
+        self._undo: Callable[[], None] | None = None
+
+    def __enter__(self) -> None:
+        """Change what must be changed."""
+        request, authorization = self._request, self._authorization
+        headers = request.headers
+        # Asked first: tornado's headers take their time over one that is not there.
+        before = headers["Authorization"] if "Authorization" in headers else None  # noqa: SIM401
+        hide_url = not self._keep_url_token and "token" in request.arguments
+        if not hide_url and (self._keep_cookies or "Cookie" not in headers):
+            # As with most requests there is nothing to change, or one header to lend.
+            if authorization == before:
+                return
+            if before is None:
+                headers["Authorization"] = cast("str", authorization)
+                self._undo = self._take_back
+                return
+        self._undo = _restore(request)
         if authorization is not None:
             headers["Authorization"] = authorization
         elif before is not None:
             del headers["Authorization"]
-        if not keep_cookies:
+        # tornado parses cookies once: what was parsed before must not be seen now, nor what is
+        # parsed now afterwards.
+        if not self._keep_cookies:
             headers.pop("Cookie", None)
-            state.pop("_cookies", None)
+            vars(request).pop("_cookies", None)
         if hide_url:
-            request.arguments = dict(saved_arguments)
-            request.query_arguments = dict(saved_query_arguments)
+            request.arguments = dict(request.arguments)
+            request.query_arguments = dict(request.query_arguments)
             remove_url_token(request)
-        yield
-    finally:
-        request.uri, request.query = saved_uri, saved_query
-        request.arguments, request.query_arguments = saved_arguments, saved_query_arguments
-        if not keep_cookies:
-            state.pop("_cookies", None)
-            if saved_cookies is not None:
-                state["_cookies"] = saved_cookies
-        for name in ("Authorization", "Cookie"):
+
+    def __exit__(self, *exception: object) -> None:
+        """Change it back."""
+        if self._undo is not None:
+            self._undo()
+
+    def _take_back(self) -> None:
+        headers = self._request.headers
+        if "Authorization" in headers:
+            del headers["Authorization"]
+
+
+def _restore(request: HTTPServerRequest) -> Callable[[], None]:
+    """What makes a request again what it is now."""
+    headers, state = request.headers, vars(request)
+    saved_headers = {name: headers.get_list(name) for name in ("Authorization", "Cookie")}
+    saved: dict[str, Any] = {
+        name: state[name]
+        for name in ("uri", "query", "arguments", "query_arguments", "_cookies")
+        if name in state
+    }
+
+    def restore() -> None:
+        state.pop("_cookies", None)
+        state.update(saved)
+        for name, values in saved_headers.items():
             if name in headers:
                 del headers[name]
-            for value in saved_headers.get(name, ()):
+            for value in values:
                 headers.add(name, value)
+
+    return restore

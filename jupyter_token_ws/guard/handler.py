@@ -26,13 +26,13 @@ from jupyter_token_ws.protocol.subprotocols import choose
 
 from . import kernels
 from .core import RETRY_AFTER_DRAINING, Guard, set_offer
-from .credentials import CredentialSource, remove_ours, shown
+from .credentials import CredentialSource, Shown, remove_ours
 from .handshake import Handshake, Stage
 from .identity import (
+    CookiesUndone,
     Judge,
     JudgedProvider,
     auth_enabled,
-    cookies_undone,
     names_users,
     undo_cookies,
 )
@@ -82,9 +82,9 @@ class SocketInfo:
 
 def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
     """How the client of a websocket handler came in; ``None`` where the guard does not stand before it."""
-    handshake: Handshake | None = getattr(handler, "_token_ws_handshake", None)
-    if handshake is None or not isinstance(handler, _Guarded):
+    if not isinstance(handler, _Guarded):
         return None
+    handshake = handler._token_ws_handshake
     handler._settle_late()
     return SocketInfo(
         handshake.source,
@@ -154,6 +154,7 @@ class TokenWebSocketHandler(WebSocketHandler):
 class _Guarded(WebSocketHandler):
     """What is mixed in before a handler class."""
 
+    _token_ws_is_jupyter = False
     _token_ws_handshake: Handshake
     _token_ws_guard: Guard
 
@@ -173,23 +174,6 @@ class _Guarded(WebSocketHandler):
 
     # -- who is there ------------------------------------------------------------------------------
 
-    @property
-    def identity_provider(self) -> IdentityProvider:
-        """The server's provider, with the judge before it."""
-        provider = self.__dict__.get("_token_ws_provider")
-        if provider is None:
-            provider = cast("Any", super()).identity_provider
-            if not self._is_jupyter:
-                return cast("IdentityProvider", provider)  # whatever it means there
-            provider = JudgedProvider(provider, self._token_ws_judge, self)
-            self.__dict__["_token_ws_provider"] = provider
-        return cast("IdentityProvider", provider)
-
-    @identity_provider.setter
-    def identity_provider(self, value: Any) -> None:
-        # A handler of another framework may keep something of its own under this name.
-        self.__dict__["_token_ws_provider"] = value
-
     async def prepare(self) -> None:
         """Judge the credential at the moment the handler asks for the user; refuse what cannot be read."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
@@ -201,30 +185,20 @@ class _Guarded(WebSocketHandler):
             self._check_host_first()
             self._refuse(early, retry_after=RETRY_AFTER_DRAINING if early == "draining" else None)
             return
-        if not self._is_jupyter:
+        if not self._token_ws_is_jupyter:
             await self._judge_plain()
         result: Any = super().prepare()
         if result is not None:
             await result
         if handshake.offer.token is not None and not handshake.judged:
             # A handler with a `prepare` all of its own.
-            await cast("JudgedProvider", self.identity_provider).get_user(self)
+            await cast("Any", self).identity_provider.get_user(self)
         if handshake.stage is Stage.OPENING and isinstance(self, KernelWebsocketHandler):
             self._before_kernel()
 
-    @property
-    def _is_jupyter(self) -> bool:
-        return issubclass(type(self), JupyterHandler)
-
-    def check_host(self) -> bool:
-        """Upstream's check, remembered."""
-        allowed = bool(cast("Any", super()).check_host())
-        self._token_ws_handshake.host_refused = not allowed
-        return allowed
-
     def _check_host_first(self) -> None:
         """What is refused before the handler asks anything still comes after the Host check (C2.7)."""
-        if self._is_jupyter and not self.check_host():
+        if self._token_ws_is_jupyter and not cast("Any", self).check_host():
             self.current_user = cast("Any", self)._jupyter_current_user = None
             raise web.HTTPError(403)
 
@@ -244,8 +218,8 @@ class _Guarded(WebSocketHandler):
         named = False
         if not _is_default_current_user(type(self)):
             with (
-                cookies_undone(self),
-                shown(
+                CookiesUndone(self),
+                Shown(
                     self.request,
                     authorization=f"token {token}",
                     keep_url_token=False,
@@ -307,7 +281,7 @@ class _Guarded(WebSocketHandler):
         if self._origin_allowed():
             self._claim_session()
         else:
-            self._refuse("origin_refused", across=True)
+            self._refuse_across()
 
     def _claim_session(self) -> None:
         """Keep a kernel session for its principal, before upstream looks at it (C2.8, 4409)."""
@@ -328,7 +302,7 @@ class _Guarded(WebSocketHandler):
         """Upstream's check; where it fails the answer is the same for everybody (C3.4)."""
         self._stop_if_late()
         if not cast("Any", super()).check_origin(*args, **kwargs):
-            self._refuse("origin_refused", across=True)
+            self._refuse_across()
             raise web.Finish
         return True
 
@@ -337,7 +311,7 @@ class _Guarded(WebSocketHandler):
         self._stop_if_late()
         error: str | None = super()._check_cross_origin(check)
         if error is not None:
-            self._refuse("origin_refused", across=True)
+            self._refuse_across()
             raise web.Finish
         return None
 
@@ -447,6 +421,10 @@ class _Guarded(WebSocketHandler):
             after = {} if retry_after is None else {"Retry-After": str(retry_after)}
             self._answer(status or self._plain_status(reason), body, after)
 
+    def _refuse_across(self) -> None:
+        """Refuse because of the origin, which is known not to be allowed."""
+        self._refuse("origin_refused", across=True)
+
     def _plain_status(self, reason: Reason) -> int:
         """C3.3; but where only the reason marker opts in, JEP 121 holds to the letter: 403 (C3.1)."""
         explicit = self._token_ws_guard.options.close_reasons == "explicit"
@@ -464,11 +442,15 @@ class _Guarded(WebSocketHandler):
 
     def _budget_allows(self) -> bool:
         handshake = self._token_ws_handshake
+        digest = self._token_ws_guard.digest
         credential = handshake.offer.token or handshake.url_token or handshake.header_token
+        # A page whose server started anew asks for all its kernels at once, and each socket must
+        # hear that its own is gone. A stranger is not told more for asking at many paths.
+        known = self._known_user() is not None
         key = (
             self.request.remote_ip or "",
-            type(self).__qualname__,
-            self._token_ws_guard.digest(credential or self.request.headers.get("Cookie", "")),
+            digest(self.request.path) if known else type(self).__qualname__,
+            digest(credential or self.request.headers.get("Cookie", "")),
         )
         return self._token_ws_guard.refusals.allow(key)
 
@@ -574,7 +556,7 @@ class _Guarded(WebSocketHandler):
         handshake = self._token_ws_handshake
         self._stop_if_late()
         self._take_away()
-        if not self._is_jupyter:
+        if not self._token_ws_is_jupyter:
             remove_ours(self.request, handshake.ours)  # left for the handler to judge by
         return super().get_websocket_protocol()
 
@@ -690,6 +672,24 @@ class _Guarded(WebSocketHandler):
             manager.notify_disconnect(kernel_id)
 
 
+class _GuardedJupyter(_Guarded):
+    """Before a handler of Jupyter's, which is judged when it asks its identity provider."""
+
+    _token_ws_is_jupyter = True
+
+    @functools.cached_property
+    def identity_provider(self) -> IdentityProvider:
+        """The server's provider, with the judge before it."""
+        provider: IdentityProvider = cast("Any", super()).identity_provider
+        return cast("IdentityProvider", JudgedProvider(provider, self._token_ws_judge, self))
+
+    def check_host(self) -> bool:
+        """Upstream's check, remembered."""
+        allowed = bool(cast("Any", super()).check_host())
+        self._token_ws_handshake.host_refused = not allowed
+        return allowed
+
+
 def _check_cross_origin(request: HTTPServerRequest, check: Callable[[str], bool]) -> str | None:
     """What tornado before 6.6 does instead of its method of this name: what is wrong, or ``None``."""
     origin = request.headers.get("Origin") or request.headers.get("Sec-Websocket-Origin")
@@ -729,4 +729,5 @@ def _make_guarded(kind: Any) -> Any:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    return type(kind)(kind.__name__, (_Guarded, kind), namespace)
+    mixin = _GuardedJupyter if issubclass(kind, JupyterHandler) else _Guarded
+    return type(kind)(kind.__name__, (mixin, kind), namespace)

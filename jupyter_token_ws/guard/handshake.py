@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,6 @@ class Handshake:
     url_token: str | None = field(repr=False)
     header_token: str | None = field(repr=False)
     authorization: str | None = field(repr=False)
-    started: float = field(default_factory=time.monotonic)
     stage: Stage = Stage.OPENING
     judged: bool = False
     user: Any = None

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_server.auth.identity import (
     IdentityProvider,
@@ -27,12 +26,15 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from .credentials import (
     CredentialSource,
     Digester,
+    Shown,
     carried_tokens,
     remove_ours,
     remove_url_token,
-    shown,
 )
 from .handshake import Handshake
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _LOG = logging.getLogger("jupyter_token_ws")
 
@@ -160,10 +162,10 @@ class Judge:
         self._held.append(set_cookie)
         return True
 
-    def view(self, request: HTTPServerRequest) -> AbstractContextManager[None]:
+    def view(self, request: HTTPServerRequest) -> Shown:
         """The request as the provider sees it while it is asked."""
         handshake = self.handshake
-        return shown(
+        return Shown(
             request,
             authorization=handshake.shown_authorization,
             keep_url_token=self._allow_url and handshake.offer.token is None,
@@ -178,7 +180,7 @@ class Judge:
         """
         handshake = self.handshake
         token = handshake.offer.token
-        user: User | None = None
+        user: User | None
         if not auth_enabled(provider):
             user = await ask(provider, handler)
             # Nothing was judged, so the token counts as taken: a browser that offered only marker
@@ -218,7 +220,7 @@ class Judge:
             if answer.by_token:  # by a way of the provider's own
                 undo_cookies(handler, *before)
             return answer
-        with cookies_undone(handler) as keep_cookies:
+        with CookiesUndone(handler) as cookies:
             held: list[Callable[[], None]] = []
             self._held = held
             try:
@@ -229,7 +231,7 @@ class Judge:
             if self.handshake.offer.token is None and not answer.by_token:
                 for set_cookie in held:
                     set_cookie()
-                keep_cookies()
+                cookies.keep()
         return answer
 
     def _alone_already(self, provider: IdentityProvider, handler: web.RequestHandler) -> bool:
@@ -275,8 +277,8 @@ class Judge:
         try:
             if _asks_handler(provider, handler):
                 with (
-                    cookies_undone(handler),
-                    shown(
+                    CookiesUndone(handler),
+                    Shown(
                         handler.request,
                         authorization=authorization,
                         keep_url_token=keep_url_token,
@@ -450,21 +452,28 @@ async def _cookie_user_name(provider: IdentityProvider, handler: web.RequestHand
     return str(user.username) if user is not None else None
 
 
-@contextmanager
-def cookies_undone(handler: web.RequestHandler) -> Iterator[Any]:
-    """Undo what the provider does to cookies meanwhile, unless the yielded function is called (C2.5)."""
-    before = _cookies_so_far(handler)
-    kept = False
+class CookiesUndone:
+    """For the length of a block: what is done to cookies is undone, unless ``keep`` is called (C2.5)."""
 
-    def keep() -> None:
-        nonlocal kept
-        kept = True
+    __slots__ = ("_before", "_handler", "_kept")
 
-    try:
-        yield keep
-    finally:
-        if not kept:
-            undo_cookies(handler, *before)
+    def __init__(self, handler: web.RequestHandler) -> None:
+        self._handler = handler
+        self._before = _cookies_so_far(handler)
+        self._kept = False
+
+    def keep(self) -> None:
+        """They stay."""
+        self._kept = True
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Undo it."""
+        if not self._kept:
+            undo_cookies(self._handler, *self._before)
 
 
 def _cookies_so_far(handler: web.RequestHandler) -> tuple[dict[str, Any], list[str]]:
@@ -485,7 +494,8 @@ def undo_cookies(
                 del jar[name]
         for name, morsel in (cookies or {}).items():
             jar[name] = morsel
-    private._headers.pop("Set-Cookie", None)
+    if "Set-Cookie" in private._headers:
+        del private._headers["Set-Cookie"]
     for value in raw or ():
         private._headers.add("Set-Cookie", value)
 

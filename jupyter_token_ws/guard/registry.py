@@ -115,7 +115,6 @@ class Registry:
 
     async def wait_empty(self, timeout: float) -> bool:
         """Wait until no socket is open, ``timeout`` seconds at most; false when that ran out."""
-        if self._sockets and timeout > 0:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), timeout)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), timeout)
         return not self._sockets

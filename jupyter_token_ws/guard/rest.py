@@ -1,4 +1,7 @@
-"""The REST part: capabilities, their schema, and ``OPTIONS`` of websocket paths (contract sections 4, 5)."""
+"""The REST part: capabilities, their schema, and ``OPTIONS`` of websocket paths (contract sections 4, 5).
+
+And one page for people, where signing in ends that a page with refused websockets asked for.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from .router import socket_templates
 API = "api/token-ws"
 CAPABILITIES = f"{API}/capabilities"
 SCHEMA = f"{API}/capabilities.schema.json"
+SIGNED_IN = f"{API}/signed-in"
 PAGE_CONFIG = "tokenWebSocket"
 """Under which name JupyterLab and Notebook pages carry the document."""
 
@@ -42,7 +46,7 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
     options, request, settings = guard.options, handler.request, handler.settings
     base_path = settings.get("base_url", "/")
     base_url = f"{request.protocol}://{request.host}{base_path}"
-    ws_url = settings.get("websocket_url") or f"ws{base_url.removeprefix('http')}"
+    ws_url = settings.get("websocket_url") or ""
     if not ws_url.startswith(("ws://", "wss://")):
         ws_url = f"ws{base_url.removeprefix('http')}"
     elif not ws_url.rstrip("/").endswith(base_path.rstrip("/")):
@@ -201,9 +205,44 @@ class SocketOptionsHandler(ApiHandler):
         super().options()
 
 
+_SIGNED_IN_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>Signed in</title>
+</head>
+<body>
+<h1>You are signed in</h1>
+<p>Close this tab and go on where you were: that page connects again by itself.</p>
+</body>
+</html>
+"""
+
+
+class SignedInHandler(JupyterHandler):
+    """``GET api/token-ws/signed-in``: small, and only for who is signed in.
+
+    Who is not is sent to whatever login the identity provider has, and comes back here.
+    """
+
+    @web.authenticated
+    def get(self) -> None:
+        """The page."""
+        self.set_header("Cache-Control", "no-store")
+        self.finish(_SIGNED_IN_PAGE)
+
+    @property
+    def content_security_policy(self) -> str:
+        """Nothing but text."""
+        return f"{super().content_security_policy}; default-src 'none'"
+
+
 def handlers() -> list[tuple[str, type[JupyterHandler]]]:
     """Our routes, below the server's base."""
     return [
         (f"/{CAPABILITIES}", CapabilitiesHandler),
         (f"/{SCHEMA.replace('.', chr(92) + '.')}", SchemaHandler),
+        (f"/{SIGNED_IN}", SignedInHandler),
     ]

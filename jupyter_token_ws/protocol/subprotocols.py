@@ -151,7 +151,11 @@ def decode_token(encoded: str, max_token_size: int = MAX_TOKEN_SIZE) -> str | No
     ``max_token_size`` is in bytes of ``encoded``. Control characters are C0, DEL and C1 (Unicode
     category Cc). What ``encode_token`` would have escaped is taken unescaped too.
     """
-    if len(encoded) > max_token_size or not encoded.isascii() or _BAD_PERCENT.search(encoded):
+    if len(encoded) > max_token_size or not encoded.isascii():
+        return None
+    if encoded.isalnum():
+        return encoded  # as with most tokens there is nothing to decode
+    if _BAD_PERCENT.search(encoded):
         return None
     try:
         token = unquote_to_bytes(encoded).decode()

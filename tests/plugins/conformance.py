@@ -5,9 +5,9 @@ is proved when at least one test that names it passed in this very run: a skippe
 expectedly failing test proves nothing. The page itself must agree with the tests, see
 tools/conformance.py.
 
-A suite that needs two runs is judged in the second: ``--conformance-record=FILE`` makes the first
-leave what it collected and what passed in FILE, and ``--conformance-recorded=FILE`` adds that to
-the second's own.
+A suite that needs several runs is judged in the last: ``--conformance-record=FILE`` makes one of them
+leave what it collected and what passed in FILE, and ``--conformance-recorded=FILE``, once for each
+before, adds that to the last one's own.
 
 Under pytest-xdist the workers collect and the controller judges: it sees all reports, and each
 worker hands over what it collected.
@@ -31,12 +31,14 @@ _KEY = "conformance_collected"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
-    for option, text in (
-        ("", "fail unless every rule listed in FILE was proved by a test that passed"),
-        ("-record", "leave in FILE what this run collected and what passed in it"),
-        ("-recorded", "count what an earlier run left in FILE as if it were of this run"),
+    for option, action, text in (
+        ("", "store", "fail unless every rule listed in FILE was proved by a test that passed"),
+        ("-record", "store", "leave in FILE what this run collected and what passed in it"),
+        ("-recorded", "append", "count what an earlier run left in FILE too; may be repeated"),
     ):
-        group.addoption(f"--conformance{option}", metavar="FILE", type=Path, help=text)
+        group.addoption(
+            f"--conformance{option}", metavar="FILE", type=Path, action=action, help=text
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(_Worker(config), "conformance-worker")
     elif not config.getoption("collectonly"):
-        judge = _Judge(page, record, config.getoption("--conformance-recorded"))
+        judge = _Judge(page, record, config.getoption("--conformance-recorded") or [])
         config.pluginmanager.register(judge, "conformance-judge")
 
 
@@ -68,7 +70,7 @@ class _Worker:
 class _Judge:
     """In the process that reports: gather what was collected and what passed, and judge."""
 
-    def __init__(self, page: Path | None, record: Path | None, recorded: Path | None) -> None:
+    def __init__(self, page: Path | None, record: Path | None, recorded: list[Path]) -> None:
         self._page = page
         self._record = record
         self._recorded = recorded
@@ -112,8 +114,8 @@ class _Judge:
         collected = set(self._collected)
         try:
             text = page.read_text(encoding="utf-8")
-            if self._recorded is not None:
-                earlier = json.loads(self._recorded.read_text(encoding="utf-8"))
+            for recorded in self._recorded:
+                earlier = json.loads(recorded.read_text(encoding="utf-8"))
                 collected.update(earlier["collected"])
                 passed = passed.union(earlier["passed"])
         except OSError as error:

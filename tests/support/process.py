@@ -10,8 +10,10 @@ end by a signal (``[tool.coverage.run]``: patch, sigterm); one that is killed ha
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
+import secrets
 import signal as signals
 import socket
 import subprocess
@@ -55,7 +57,7 @@ class Server:
     """A running server.
 
     ``url`` and ``ws_url`` end with the base's slash. ``log_path`` has what the process wrote to
-    stdout and stderr. As a context manager it ends the process.
+    stdout and stderr. As a context manager it ends the process, in good order unless ``abruptly``.
     """
 
     process: subprocess.Popen[bytes]
@@ -65,6 +67,7 @@ class Server:
     base_url: str = "/"
     host: str = "127.0.0.1"
     children: list[psutil.Process] = field(default_factory=list)
+    abruptly: bool = False
 
     @property
     def url(self) -> str:
@@ -176,7 +179,9 @@ class Server:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if error is None:
+        if self.abruptly:
+            self.kill()
+        elif error is None:
             self.stop()
         elif self.running:
             # The test's own failure is the one to be seen.
@@ -193,6 +198,8 @@ def start_server(
     token: str = TOKEN,
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    python: str | Path = sys.executable,
+    port: int | None = None,
     name: str = "server",
 ) -> Server:
     """Start ``jupyter server`` on a free port of the loopback address and wait until it answers.
@@ -207,7 +214,10 @@ def start_server(
         args: more command line arguments.
         env: more environment. The project's root is on the path, so that ``extensions`` may name
             modules of ``tests.support``.
-        name: tells apart several servers of one test.
+        python: the interpreter, which may be one of another environment.
+        port: listen there, where one that is started again shall be found; else on a free one.
+        name: tells apart several servers of one test. What is started again under the same name has the
+            same files, its cookies' secret among them.
     """
     home = tmp_path / name
     for part in ("data", "runtime", "root", "tmp"):
@@ -239,13 +249,13 @@ def start_server(
         "PYTHONUNBUFFERED": "1",
         **(env or {}),
     }
-    command = [sys.executable, "-m", "jupyter_server", f"--config={config_path}", *args]
+    command = [str(python), "-m", "jupyter_server", f"--config={config_path}", *args]
     log_path = home / "log.txt"
-    for _attempt in range(5):
-        port = free_port()
+    for _attempt in range(5 if port is None else 1):
+        listen_at = free_port() if port is None else port
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*command, f"--ServerApp.port={port}"],
+                [*command, f"--ServerApp.port={listen_at}"],
                 cwd=home / "root",
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -253,7 +263,7 @@ def start_server(
                 stderr=subprocess.STDOUT,
             )
         base_url = traits["ServerApp"].get("base_url", "/")
-        server = Server(process, port, token, log_path, base_url)
+        server = Server(process, listen_at, token, log_path, base_url)
         try:
             until(lambda: _ready(server), f"{name} ready", START_DEADLINE)  # noqa: B023
         except AssertionError:
@@ -267,11 +277,16 @@ def start_server(
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port of the loopback address that nobody listens on.
+
+    It is none of those that systems give away by themselves (from 32768 on Linux): a kernel that
+    starts meanwhile would take it before whom it is meant for.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _ready(server: Server) -> bool:
@@ -281,7 +296,7 @@ def _ready(server: Server) -> bool:
     try:
         # Open to all, so any token will do, even one that fits into no header.
         return server.request("GET", "api", token="").status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -62,7 +62,9 @@ class Recorder(WebSocketHandler):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__mro__[1].__name__ != "_Guarded":  # that one notes for the class it guards
+        if not cls.__mro__[1].__name__.startswith(
+            "_Guarded"
+        ):  # that one notes for the class it guards
             cls.sights, cls.handlers = [], []
 
     def note(self, where: str, **extra: Any) -> None:

@@ -154,13 +154,16 @@ def test_deselected_test_exists_but_proves_nothing(judged, how):
 
 
 @both_ways
-def test_two_runs_are_judged_together(judged, pytester, how):
+def test_several_runs_are_judged_together(judged, pytester, how):
     record = ["-p", "tests.plugins.conformance", "--conformance-record", "build/first.json"]
     run = pytester.runpytest_subprocess if how else pytester.runpytest_inprocess
     (pytester.path / FILE).write_text(TESTS, encoding="utf-8")
-    assert run(*record, "-k", "not third", *how).ret == pytest.ExitCode.OK
+    assert run(*record, "-k", "first", *how).ret == pytest.ExitCode.OK
+    record[-1] = "build/second.json"
+    assert run(*record, "-k", "second", *how).ret == pytest.ExitCode.OK
     second = [*how, "-k", "third"]
-    together = judged(TESTS, page(), *second, "--conformance-recorded", "build/first.json")
+    earlier = [f"--conformance-recorded=build/{name}.json" for name in ("first", "second")]
+    together = judged(TESTS, page(), *second, *earlier)
     assert together.ret == pytest.ExitCode.OK
     alone = judged(TESTS, page(), *second)
     alone.stdout.fnmatch_lines(["*FAILED conformance: C1.1 was not proved*"])

@@ -47,6 +47,7 @@ def test_one_guard_an_application():
     guard = Guard.of(application)
     assert Guard.of(application) is guard is application.settings[SETTING]
     assert guard.options == GuardOptions()
+    assert guard.log.name == "jupyter_token_ws"
     assert Guard.of(Application()) is not guard
 
 
@@ -203,6 +204,19 @@ def test_C3_6_gone_is_told_once_to_who_opted_in():
     assert (stock.closed, alive.closed, other.closed) == ([], [], [])
 
 
+def test_one_line_tells_who_was_dropped(caplog):
+    guard = a_guard()
+    a_socket(guard, remote_ip="192.0.2.1")
+    guard._on_drop(next(iter(guard.registry)), 75.2)
+    assert caplog.messages == ["Dropping websocket /socket from 192.0.2.1 after 75 s of silence"]
+
+
+def test_C1_3_the_limit_of_a_token_is_the_options():
+    for limit, malformed in ((6, False), (5, True)):
+        guard = a_guard(max_token_size=limit)
+        assert guard.strip(a_request(bearing("secret"))).malformed is malformed
+
+
 def test_a_server_without_kernels():
     """A tornado application that is no Jupyter server has no kernel manager."""
     guard = a_guard()
@@ -262,11 +276,13 @@ async def test_draining_closes_everybody_and_lets_nobody_in(door: Door, caplog):
             assert "retry_after=" in socket.reason
         refused = await opening
         assert (refused.code, refused.slug) == (4503, "draining")
-        assert (await plain).status == 503
+        assert ((await plain).status, (await plain).headers["retry-after"]) == (503, ["1"])
         await draining
         new = await door.refused("echo", [REASON_MARKER], token)
         assert (new.code, new.slug) == (4503, "draining")
-        assert (await door.refused("echo", None, token)).status == 503
+        assert new.reason.startswith("draining;retry_after=1:")
+        answer = await door.refused("echo", None, token)
+        assert (answer.status, answer.headers["retry-after"]) == (503, ["1"])
         Late.go.set()
     await door.settled()
     assert "Closing 2 websockets" in caplog.text
@@ -281,7 +297,7 @@ async def test_draining_waits_only_so_long_for_an_answer(door: Door, caplog):
     caplog.set_level(logging.INFO)
     async with await door.knock("echo", [MARKER, bearing(door.token)]) as silent:
         await door.guard.drain()
-        assert "1 websockets did not answer the close" in caplog.text
+        assert "1 websockets did not answer the close" in caplog.messages
         await silent.wait_closed()  # it was told all the same
         assert silent.code == 4503
     await door.settled()
@@ -303,7 +319,7 @@ async def test_a_handler_that_cannot_even_be_refused_does_not_keep_the_server(do
     knocking = asyncio.ensure_future(door.refused("broken", None, token))
     await auntil(lambda: len(Broken.waiting) == 1)
     await door.guard.drain()
-    assert any("Cannot refuse" in line for line in errors(caplog.records))
+    assert "Cannot refuse a websocket that is opening" in errors(caplog.records)
     Broken.waiting.clear()  # able again
     Broken.go.set()
     assert (await knocking).status != 101

@@ -534,6 +534,32 @@ async def test_C2_3_open_plain_handler_does_not_get_the_servers_token(door, in_u
         assert (sight.info.user is not None) is taken
 
 
+async def test_C2_3_C2_8_plain_handler_does_not_get_its_token_twice(door, plain):
+    """The page's address may carry the very token that its script sends."""
+    headers = {"Referer": f"{PAGE}?token={TOKEN}&a=1"}
+    async with await door.knock(f"plain?token={TOKEN}&a=1", OFFER, headers) as socket:
+        assert socket.status == 101
+    sight = plain.at("open")
+    assert not sight.shows(TOKEN)
+    assert (sight.query, sight.header("Referer")) == ("a=1", [f"{PAGE}?a=1"])
+    assert sight.info.principal == f"user:{USER}"
+
+
+async def test_C2_2_wrong_subprotocol_token_of_a_plain_handler_is_named_before_the_urls(
+    door, plain
+):
+    door.guard.options = type(door.guard.options)(allow_token_in_url=False)
+    wrong = [MARKER, bearing(BAD), REASON_MARKER]
+    assert (await door.refused(f"plain?token={BAD}", wrong)).slug == "token_rejected"
+    assert (await door.refused(f"plain?token={BAD}", [REASON_MARKER])).slug == "url_token_refused"
+
+
+async def test_C3_4_wrong_token_for_a_plain_handler_is_told_across_origins(door, plain):
+    headers = {"Authorization": f"Bearer {BAD}", "Origin": "https://evil.example"}
+    answer = await door.refused("plain?how=raise", [REASON_MARKER], headers)
+    assert answer.slug == "token_rejected"
+
+
 # --- the parts ------------------------------------------------------------------------------------
 
 
@@ -613,10 +639,42 @@ def test_C2_3_uri_without_a_token_is_not_touched():
         assert request.uri == uri
 
 
+def test_C2_3_a_question_mark_in_a_parameter_belongs_to_it():
+    request = request_for("/p?token=a&next=/x?b=1", {"Referer": f"{PAGE}?token=a&next=/x?b=1"})
+    assert credentials.carried_tokens(request) == ["a"]
+    credentials.remove_ours(request, "a")
+    assert request.uri == "/p?next=/x?b=1"
+    assert request.headers["Referer"] == f"{PAGE}?next=/x?b=1"
+
+
+def test_C2_3_an_address_in_the_referer_that_goes_on_after_the_token_is_gone():
+    request = request_for("/p", {"Referer": f"{PAGE}?next=/x?token=a;b=1&c"})
+    credentials.remove_from_referer(request, "a")
+    assert request.headers["Referer"] == f"{PAGE}?c"
+
+
+@pytest.mark.parametrize("known_to", ["arguments", "query_arguments"])
+def test_C2_3_token_that_somebody_took_out_of_some_arguments_is_taken_out_of_all(known_to):
+    request = request_for("/p?token=a&b=1")
+    for name in {"arguments", "query_arguments"} - {known_to}:
+        setattr(request, name, {"b": [b"1"]})
+    credentials.remove_url_token(request, "a")
+    assert request.uri == "/p?b=1"
+    assert request.arguments == request.query_arguments == {"b": [b"1"]}
+
+
+def test_C2_3_url_token_that_is_no_text_is_no_obstacle():
+    request = request_for("/p?token=%ff&token=a")
+    assert credentials.carried_tokens(request) == ["\ufffd", "a"]
+    credentials.remove_url_token(request, "a")
+    assert request.uri == "/p?token=%ff"
+    assert request.arguments["token"] == [b"\xff"]
+
+
 def test_C2_2_shown_hides_cookies_that_were_parsed_before():
     request = request_for("/p?token=a", {"Cookie": "a=1", "Authorization": "Basic x"})
     first = request.cookies
-    with credentials.shown(request, authorization=None, keep_url_token=False, keep_cookies=False):
+    with credentials.Shown(request, authorization=None, keep_url_token=False, keep_cookies=False):
         assert not request.cookies
         assert "Authorization" not in request.headers
         assert (request.uri, request.query, request.arguments) == ("/p", "", {})
@@ -631,12 +689,12 @@ def test_C2_2_shown_hides_cookies_that_were_parsed_before():
 
 def test_C2_3_shown_leaves_no_empty_cookies_behind():
     request = request_for("/", {"Cookie": "a=1"})
-    with credentials.shown(
+    with credentials.Shown(
         request, authorization="token x", keep_url_token=True, keep_cookies=False
     ):
         assert not request.cookies
     assert request.cookies["a"].value == "1"
-    with credentials.shown(
+    with credentials.Shown(
         request, authorization="token x", keep_url_token=True, keep_cookies=True
     ):
         assert request.cookies["a"].value == "1"
@@ -646,7 +704,7 @@ def test_C2_3_shown_restores_after_an_error():
     request = request_for("/p?token=a&b", {"Cookie": "a=1"})
     with (
         pytest.raises(KeyError),
-        credentials.shown(
+        credentials.Shown(
             request, authorization="token x", keep_url_token=False, keep_cookies=False
         ),
     ):
@@ -764,3 +822,13 @@ async def test_C2_3_a_good_token_that_was_not_used_is_gone_wherever_it_stands(
     assert not sight.shows(TOKEN)
     assert sight.header("Authorization") == left_authorization
     assert sight.query == left_query
+
+
+def test_C2_3_a_header_that_was_lent_is_gone_also_where_the_judge_took_it_away():
+    request = request_for("/", {})
+    with credentials.Shown(
+        request, authorization="token a", keep_url_token=False, keep_cookies=False
+    ):
+        assert request.headers["Authorization"] == "token a"
+        del request.headers["Authorization"]
+    assert "Authorization" not in request.headers

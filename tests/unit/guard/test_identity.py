@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from jupyter_server.auth.authorizer import Authorizer
@@ -25,7 +26,9 @@ from jupyter_token_ws.guard.credentials import CredentialSource
 from jupyter_token_ws.guard.identity import (
     DetachedHandler,
     JudgedProvider,
+    _says_nobody,
     ask,
+    auth_enabled,
     detach,
     names_users,
     undo_cookies,
@@ -58,7 +61,8 @@ from tests.support.providers import (
     Sent,
     session_user,
 )
-from tests.support.recording import OpenToAll, Protected, request_for
+from tests.support.recording import OpenToAll, Protected, Recorder, request_for
+from tests.support.waiting import auntil
 from tests.unit.guard.conftest import EXTENSIONS
 
 pytestmark = [
@@ -200,11 +204,19 @@ class Brittle(IdentityProvider):
 
 
 @pytest.mark.parametrize("provider_class", [Brittle])
-async def test_C2_1_provider_that_fails_on_other_requests_does_not_refuse_this_one(door, here):
+async def test_C2_1_provider_that_fails_on_other_requests_does_not_refuse_this_one(
+    door, here, caplog
+):
+    caplog.set_level(logging.DEBUG, "jupyter_token_ws")
     headers = {"X-Remote-User": USER, "Cookie": "a=1", "Authorization": f"token {TOKEN}"}
     async with await door.knock("here", ["own"], headers) as socket:
         assert socket.status == 101
     assert source(here) == "cookie"
+    asked = [
+        line for line in caplog.messages if line.startswith("Asked for a credential's owner: ")
+    ]
+    assert len(asked) > 1  # whose the cookie is, and whose the token that was not used
+    assert all("KeyError" in line for line in asked)
     # One that fails on the very question is an error, as it is upstream.
     assert (await door.refused("here", [REASON_MARKER])).slug == "internal_error"
     assert (await door.refused("here", GOOD, headers)).slug == "internal_error"
@@ -288,6 +300,30 @@ async def test_C2_2_C2_8_guests_are_welcome_with_any_token_but_are_guests(door, 
         info = here.at("open").info
         assert (info.user.username, info.source.value) == (name, came)
         assert info.principal == f"user:{name}"
+    # Who is let in with anything and with nothing says nothing of a token.
+    referer = f"http://h/lab?token={BAD}"
+    async with await door.knock("here", ["own"], {"Referer": referer}) as socket:
+        assert socket.status == 101
+    assert here.at("open").header("Referer") == [referer]
+
+
+class GuestsUnsaid(IdentityProvider):
+    """Everybody is somebody, and nobody is said to have come by token."""
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        if self.get_token(handler) == TOKEN:
+            return User(USER)
+        return session_user(handler) or User("guest")
+
+
+@pytest.mark.parametrize("provider_class", [GuestsUnsaid])
+@pytest.mark.parametrize("headers", [{"Cookie": SESSION}, {"Cookie": "a=1"}])
+async def test_C2_3_token_is_good_if_it_makes_a_guest_somebody(door, here, headers):
+    for token, left in ((TOKEN, "http://h/lab"), (BAD, f"http://h/lab?token={BAD}")):
+        referer = {"Referer": f"http://h/lab?token={token}"}
+        async with await door.knock("here", ["own"], {**headers, **referer}) as socket:
+            assert socket.status == 101
+        assert here.at("open").header("Referer") == [left]
 
 
 class Several(FlagProvider):
@@ -345,6 +381,20 @@ async def test_C2_1_token_that_came_by_a_way_of_the_providers_own(door, here):
         assert (socket.status, socket.set_cookies) == (101, [])
     assert source(here) == "ambient"
     assert here.at("open").info.principal == f"user:{USER}"
+
+
+@pytest.mark.parametrize("provider_class", [Keyed])
+async def test_C2_5_token_by_a_way_of_the_providers_own_leaves_the_handlers_cookies(door):
+    class Here(Protected):
+        """For this server."""
+
+        async def prepare(self) -> None:  # type: ignore[override]
+            self.set_cookie("own", "1")
+            await super().prepare()
+
+    door.add("here", Here)
+    async with await door.knock("here", ["own"], {"X-Api-Key": TOKEN}) as socket:
+        assert (socket.status, socket.set_cookies) == (101, ["own=1; Path=/"])
 
 
 class Basic(IdentityProvider):
@@ -440,10 +490,15 @@ async def test_C2_2_override_of_get_current_user_judges_alone(door, handler):
         assert info.source.value == ("ambient" if handler is OldKeeping else came)
         assert (info.user.username, info.principal) == (USER, f"user:{USER}")
     if handler is not OldKeeping:  # which was asked with the scheme `token` first
-        async with await door.knock("here", GOOD, {"Cookie": "session=of-nobody"}) as socket:
-            assert socket.status == 101
-        assert Here.at("open").info.principal == f"user:{USER}"
-        assert not any(sight.shows(TOKEN) for sight in Here.sights[-3:])
+        for headers in ({"Cookie": "session=of-nobody"}, {}):
+            async with await door.knock("here", GOOD, headers) as socket:
+                assert socket.status == 101
+            assert Here.at("open").info.principal == f"user:{USER}"
+            assert not any(sight.shows(TOKEN) for sight in Here.sights[-3:])
+        # It does not say that it was by token, so where the page is from is asked as by header.
+        for offer, headers in ((GOOD, {}), (["own", REASON_MARKER], bearer)):
+            answer = await door.refused("here", offer, {**headers, "Origin": EVIL})
+            assert (answer.status, answer.body) == (403, b"Cross origin websockets not allowed")
     for cookie in (SESSION, "session=of-nobody"):
         answer = await door.refused("here", WRONG, {"Cookie": cookie})
         assert answer.slug == "token_rejected"
@@ -517,6 +572,21 @@ async def test_C2_5_cookies_of_the_handlers_own_stay(door):
                 "own",
                 "raw",
             ]
+
+
+@pytest.mark.parametrize("offer", [GOOD, ["own"]])
+async def test_C2_5_login_cookies_that_a_handler_sets_itself_stay(door, offer):
+    class Here(Protected):
+        """For this server."""
+
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            self.set_secure_cookie("own", "1")
+            await super().get(*args, **kwargs)
+
+    door.add("here", Here)
+    headers = {} if offer is GOOD else {"Authorization": f"token {TOKEN}"}
+    async with await door.knock("here", offer, headers) as socket:
+        assert [cookie.partition("=")[0] for cookie in socket.set_cookies] == ["own"]
 
 
 SIGNING = [n for n in ("set_secure_cookie", "set_signed_cookie") if hasattr(web.RequestHandler, n)]
@@ -919,6 +989,24 @@ async def test_C2_2_detached_handler_has_one_credential_only(door, here):
     assert request.arguments["a"] == [b"1"]
 
 
+async def test_C2_2_detached_handler_is_for_the_same_request_on_the_same_connection(door, here):
+    async with await door.knock("here?a=1", ["own"], {"Authorization": f"token {TOKEN}"}) as socket:
+        assert socket.status == 101
+    request: Any = here.handlers[-1].request
+    copy: Any = detach(here.handlers[-1], None).request
+    assert (copy.method, copy.uri, copy.version) == ("GET", f"{door.base}here?a=1", "HTTP/1.1")
+    assert copy.connection.context is request.connection.context is not None
+    assert copy.server_connection is request.server_connection is not None
+    request.method, request.version = "HEAD", "HTTP/1.0"
+    copy = detach(here.handlers[-1], None).request
+    assert (copy.method, copy.version) == ("HEAD", "HTTP/1.0")
+    # A request that was made by hand need not have everything.
+    request.method = request.uri = None
+    request.connection = None
+    copy = detach(here.handlers[-1], None).request
+    assert (copy.method, copy.uri, copy.connection.context) == ("GET", "/", None)
+
+
 async def test_C2_3_detached_handler_may_keep_the_url_token(door, here):
     original = None
 
@@ -994,6 +1082,20 @@ async def test_ask_sets_what_upstream_reads(door, here):
     assert user is handler.current_user is handler._jupyter_current_user
 
 
+async def test_C2_2_the_way_of_old_need_not_be_a_method(door, here):
+    async with await door.knock("here", GOOD) as socket:
+        assert socket.status == 101
+    handler = here.handlers[-1]
+    handler.get_current_user = lambda: "ann of old"
+    user = await ask(IdentityProvider(parent=door.app), handler)
+    assert user is not None
+    assert user.username == "ann of old"
+    # What belongs to no module upstream takes for its own.
+    handler.get_current_user = eval("lambda: 'nobody'", {"__name__": "gone"})
+    user = await ask(IdentityProvider(parent=door.app), handler)
+    assert user is None or user.username != "nobody"
+
+
 async def test_C2_2_user_of_the_second_judgement_is_the_handlers_user(door):
     """Not the cookie's: here the two are different people."""
 
@@ -1017,3 +1119,171 @@ async def test_C2_2_user_of_the_second_judgement_is_the_handlers_user(door):
     assert handler._jupyter_current_user.username == USER
     assert Here.at("open").info.principal == f"user:{USER}"
     assert Here.at("open").info.source is CredentialSource.SUBPROTOCOL
+
+
+class NamesOpenly(IdentityProvider):
+    """Asks for nothing, and knows everybody's name all the same."""
+
+    auth_enabled = False
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        return User(handler.get_argument("name"))
+
+
+@pytest.mark.parametrize("provider_class", [NamesOpenly])
+async def test_C2_8_principal_is_the_user_also_where_authentication_is_off(door, here):
+    async with await door.knock("here?name=ann", GOOD) as socket:
+        assert socket.status == 101
+    info = here.at("open").info
+    assert (info.source, info.principal) == (CredentialSource.NONE, "user:ann")
+
+
+@pytest.mark.parametrize("kind", [OFF], ids=str)
+async def test_C2_8_where_authentication_is_off_there_is_no_credential(door, here):
+    for offer in (["own"], GOOD):
+        async with await door.knock("here", offer, {"Cookie": "a=1"}) as socket:
+            assert socket.status == 101
+        info = here.at("open").info
+        assert (info.source, info.principal) == (CredentialSource.NONE, "credential:")
+
+
+async def test_C2_5_a_login_cookie_that_would_be_dropped_is_not_even_signed(door):
+    signed: list[str] = []
+
+    class Here(Protected):
+        """For this server."""
+
+        def set_secure_cookie(self, name: str, *args: Any, **kwargs: Any) -> None:
+            signed.append(name)
+
+        set_signed_cookie = set_secure_cookie
+
+    door.add("here", Here)
+    for path, offer in (("here", GOOD), (f"here?token={TOKEN}", ["own"])):
+        async with await door.knock(path, offer) as socket:
+            assert socket.status == 101
+    assert signed == []
+
+
+@pytest.mark.parametrize(
+    ("error", "nobody"),
+    [
+        (web.HTTPError(401), True),
+        (web.HTTPError(403), True),
+        (web.HTTPError(404), False),
+        (web.HTTPError(502), False),
+        (Refused("token_expired"), False),
+    ],
+    ids=str,
+)
+def test_C2_2_which_errors_of_a_provider_mean_nobody(error, nobody):
+    assert _says_nobody(error) is nobody
+
+
+def test_C2_2_provider_that_does_not_say_asks_for_credentials():
+    assert auth_enabled(cast("IdentityProvider", object()))
+    assert not auth_enabled(NamesOpenly())
+
+
+async def test_C2_2_stock_provider_is_asked_once_where_the_token_stands_alone(
+    door, here, monkeypatch
+):
+    asked: set[web.RequestHandler] = set()
+    stock = PasswordIdentityProvider.get_token
+
+    def get_token(self: Any, handler: web.RequestHandler) -> str | None:
+        asked.add(handler)
+        return stock(self, handler)
+
+    monkeypatch.setattr(PasswordIdentityProvider, "get_token", get_token)
+    for cookie, times in (({}, 1), ({"Cookie": "a=1"}, 2)):
+        asked.clear()
+        assert (await door.refused("here", WRONG, cookie)).slug == "token_rejected"
+        assert len(asked) == times
+
+
+@pytest.mark.parametrize("kind", [FLAG], ids=str)
+async def test_C2_8_credential_in_the_registry_is_a_digest_of_the_one_that_was_taken(door, here):
+    by_header = {"Authorization": f"token {TOKEN}", "Cookie": "a=1"}
+    for path, offer, headers, credential in (
+        ("here", GOOD, {}, TOKEN),
+        (f"here?token={TOKEN}", ["own"], {}, TOKEN),
+        ("here", ["own"], by_header, TOKEN),
+        ("here", ["own"], {"Cookie": SESSION}, SESSION),
+    ):
+        async with await door.knock(path, offer, headers) as socket:
+            assert socket.status == 101
+            await auntil(lambda: len(door.guard.registry) == 1, "it is not listed")
+            entry = next(iter(door.guard.registry))
+            assert entry.credential == door.guard.digest(credential)
+        await door.settled()
+
+
+@pytest.mark.parametrize("kind", [HEADER], ids=str)
+async def test_C2_8_who_showed_no_credential_has_none_in_the_registry(door, here):
+    async with await door.knock("here", ["own"], {"X-Remote-User": USER}) as socket:
+        assert socket.status == 101
+        await auntil(lambda: len(door.guard.registry) == 1, "it is not listed")
+        assert next(iter(door.guard.registry)).credential == ""
+
+
+async def test_C2_4_C2_3_good_token_in_an_url_that_may_have_none_is_gone_from_an_open_socket(door):
+    class Here(OpenToAll):
+        """For this server."""
+
+    door.add("here", Here)
+    door.guard.options = type(door.guard.options)(allow_token_in_url=False)
+    async with await door.knock(f"here?token={TOKEN}&a=1", ["own"]) as socket:
+        assert socket.status == 101
+    assert Here.at("open").info.source is CredentialSource.NONE
+    assert not Here.at("open").shows(TOKEN)
+    assert Here.at("open").query == "a=1"
+
+
+@pytest.mark.parametrize("kind", [BEARER], ids=str)
+async def test_C3_4_good_token_that_the_provider_does_not_call_one_is_not_wrong_across_origins(
+    door, here
+):
+    headers = {"Origin": EVIL, "Authorization": f"Bearer {TOKEN}"}
+    answer = await door.refused("here", ["own", REASON_MARKER], headers)
+    assert (answer.status, answer.body) == (403, b"Cross origin websockets not allowed")
+
+
+@pytest.mark.parametrize("kind", [OFF], ids=str)
+async def test_C3_3_where_authentication_is_off_no_token_is_wrong(door):
+    class Forbids(Recorder):
+        """tornado's own."""
+
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            raise web.HTTPError(403)
+
+    door.add("forbids", Forbids)
+    for path, offer in (("forbids", WRONG), (f"forbids?token={BAD}", [REASON_MARKER])):
+        assert (await door.refused(path, offer)).slug == "forbidden"
+    assert (await door.refused("forbids", [REASON_MARKER])).slug == "credentials_missing"
+
+
+class CookiesElsewhere(IdentityProvider):
+    """Looks cookies up somewhere, which takes time."""
+
+    async def get_user_cookie(self, handler: web.RequestHandler) -> User | None:
+        return session_user(handler)
+
+
+@pytest.mark.parametrize("provider_class", [CookiesElsewhere])
+async def test_C2_8_user_whom_a_cookie_names_may_take_time_to_find(door, here):
+    async with await door.knock("here", ["own"], {"Cookie": SESSION}) as socket:
+        assert socket.status == 101
+    assert here.at("open").info.principal == f"user:{USER}"
+
+
+@pytest.mark.parametrize("kind", [OFF], ids=str)
+async def test_C2_7_where_authentication_is_off_the_provider_says_whether_it_was_by_token(
+    door, here
+):
+    async with await door.knock("here", GOOD) as socket:
+        assert socket.status == 101
+    handler = here.handlers[-1]
+    assert not handler.token_authenticated
+    handler._token_authenticated = True
+    assert handler.token_authenticated

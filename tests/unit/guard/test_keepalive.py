@@ -54,6 +54,7 @@ class Line:
         self.dropped_at = self.world.now
 
     def write_ping(self, data: bytes) -> None:
+        assert data == b""
         if self.error is not None:
             raise self.error
         self.pings.append(self.world.now)
@@ -166,6 +167,7 @@ def test_the_first_unanswered_ping_counts():
         (25, 75, TICK),
         (1, 75, 0.2),
         (25, 1, 0.2),  # not looked at less often than somebody is given to answer
+        (25, 0.5, 0.1),
         (25, 0, TICK),
         (0, 75, TICK),
         (0, 0, TICK),

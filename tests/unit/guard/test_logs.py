@@ -93,6 +93,7 @@ SHAPES = {
     "header in json in json": json.dumps(json.dumps({"Authorization": f"token {CANARY}"})),
     "header of an unknown scheme": f"Authorization: Negotiate {CANARY}",
     "bare header": f"Malformed HTTP message from ::1: Invalid header value 'token {CANARY}\\x01'",
+    "bare header of the other scheme": f"Invalid header value 'bearer {CANARY}\\x01'",
     "subprotocol": f"offered {bearing(CANARY)}",
     "subprotocols": repr([KERNEL, MARKER, bearing(CANARY), REASON_MARKER]),
     "subprotocol header": f"Sec-WebSocket-Protocol: {MARKER}, {bearing(CANARY)}, {REASON_MARKER}",
@@ -246,9 +247,18 @@ def test_C2_3_not_even_that_module_with_an_exception(log, sink):
 def test_C2_3_a_record_is_scrubbed_once(log, sink):
     record = made({"msg": f"/?token={CANARY}"})
     log.handle(record)
-    record.msg = "changed since"
+    record.msg = "/?token=changed-since"
     log.handle(record)
-    assert sink.text.endswith("changed since\n")
+    assert sink.text.endswith("/?token=changed-since\n")
+
+
+def test_C2_3_a_traceback_without_a_token_stays_to_the_letter(log, sink):
+    with pytest.raises(RuntimeError) as caught:
+        raise RuntimeError("\n")
+    info = (caught.type, caught.value, caught.tb)
+    log.handle(made({"msg": "m", "exc_info": info}))
+    plain = logging.Formatter().formatException(info).rstrip("\n")
+    assert sink.text.endswith(f" m\n{plain}\n")
 
 
 def test_C2_3_installed_once_on_loggers_and_on_the_handlers_above():

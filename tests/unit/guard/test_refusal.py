@@ -11,7 +11,7 @@ from tornado import web
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from jupyter_token_ws import Refused
-from jupyter_token_ws.guard.handler import _check_cross_origin
+from jupyter_token_ws.guard.handler import _can_upgrade, _check_cross_origin
 from jupyter_token_ws.guard.refusal import RefusalBudget, RefusalHandler
 from jupyter_token_ws.protocol.reasons import MAX_REASON_SIZE, REASONS, parse_close
 from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER, Offer
@@ -256,13 +256,57 @@ async def test_C3_3_a_redirect_to_the_login_page(door):
 async def test_C3_3_other_redirects_are_the_handlers_own(door, caplog):
     class Elsewhere(Socket):
         async def get(self):
-            self.redirect("/elsewhere")
+            self.redirect("/elsewhere", status=307)
 
     door.add("elsewhere", Elsewhere)
     answer = await door.refused("elsewhere", [MARKER, bearing(door.token), REASON_MARKER])
-    assert answer.status == 302
+    assert (answer.status, answer.headers["location"]) == (307, ["/elsewhere"])
     await door.settled()
     assert refusals(caplog.records) == []
+    # Strangers too are sent as the handler says, where they cannot be told.
+    answer = await door.refused("elsewhere")
+    assert (answer.status, answer.headers["location"]) == (307, ["/elsewhere"])
+
+
+async def test_C3_3_a_redirect_that_was_put_on_the_handler_itself(door):
+    """As jupyter-server-proxy does with methods of a parent class."""
+
+    class Mixed(Socket):
+        def initialize(self, seen=None):
+            vars(self)["redirect"] = self.elsewhere
+
+        def elsewhere(self, url):
+            self.set_status(303)
+            self.set_header("Location", f"/elsewhere{url}")
+            self.finish()
+
+        async def get(self):
+            self.redirect("/x")
+
+    door.add("mixed", Mixed)
+    told = await door.refused("mixed", [REASON_MARKER])
+    assert (told.code, told.slug) == (4401, "credentials_missing")
+    for offer in (None, [MARKER, bearing(door.token), REASON_MARKER]):
+        answer = await door.refused("mixed", offer)
+        assert (answer.status, answer.headers["location"]) == (303, ["/elsewhere/x"])
+
+
+async def test_C3_3_an_error_that_was_sent_and_not_raised(door):
+    class Sends(Socket):
+        async def get(self):
+            self.send_error(410)
+
+    door.add("sends", Sends)
+    told = await door.refused("sends", [MARKER, bearing(door.token), REASON_MARKER])
+    assert (told.code, told.slug) == (4410, "gone")
+    assert (await door.refused("sends")).status == 410
+
+
+async def test_C3_3_a_plain_answer_is_plain_text(door):
+    answer = await door.refused(EVENTS)
+    assert (answer.status, answer.body) == (403, b"credentials_missing: sign in first\n")
+    assert answer.headers["content-type"] == ["text/plain; charset=utf-8"]
+    assert "retry-after" not in answer.headers
 
 
 # -- C3.5: what a refusal may cost -----------------------------------------------------------------
@@ -484,6 +528,36 @@ def test_C3_4_the_check_of_older_tornados(headers, error):
     for name, value in headers.items():
         request.headers[name] = value
     assert _check_cross_origin(request, lambda origin: origin == "https://friend") == error
+
+
+UPGRADE = {
+    "Connection": "keep-alive, Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "can"),
+    [
+        ({}, True),
+        ({"Connection": "upgrade"}, True),
+        ({"Connection": "close"}, False),
+        ({"Connection": None}, False),
+        ({"Sec-WebSocket-Version": "8"}, False),
+        ({"Sec-WebSocket-Version": None}, False),
+        ({"Sec-WebSocket-Key": None}, False),
+        ({"Host": None}, False),
+    ],
+    ids=str,
+)
+def test_C2_7_what_tornado_needs_for_a_101(changed, can):
+    request = refusal(RefusalBudget(1, 1, 1)).request
+    for name, value in (UPGRADE | changed).items():
+        request.headers.pop(name, None)
+        if value is not None:
+            request.headers[name] = value
+    assert _can_upgrade(request) is can
 
 
 async def test_a_socket_that_is_settled_is_not_refused_again(door, caplog):

@@ -121,7 +121,13 @@ def test_a_handler_that_cannot_close_is_cut_and_keeps_nobody_waiting(caplog):
     assert all(handler.closed for handler in handlers)
     assert stream.closed
     assert {record.name for record in caplog.records} == {"a.server"}
-    assert len(errors(caplog.records)) == 2
+    assert errors(caplog.records) == ["Cannot close websocket /socket, cutting it"] * 2
+
+
+def test_without_a_log_of_the_servers_it_is_the_packages(caplog):
+    registry = Registry()
+    registry.close(a_socket(Handler(RuntimeError("no"))), "gone")
+    assert [record.name for record in caplog.records] == ["jupyter_token_ws"]
 
 
 async def test_waiting_until_nobody_is_left():
@@ -140,6 +146,17 @@ async def test_waiting_until_nobody_is_left():
 
 
 # --- on a server ----------------------------------------------------------------------------------
+
+
+async def test_what_is_noted_of_a_socket(door):
+    async with await door.knock(EVENTS, [MARKER, bearing(door.token)]) as socket:
+        await auntil(lambda: len(door.guard.registry) == 1, "it is not listed")
+        (entry,) = door.guard.registry
+        assert (entry.path, entry.remote_ip) == (f"{door.base}{EVENTS}", "127.0.0.1")
+        assert (entry.source, entry.opted_in) == (CredentialSource.SUBPROTOCOL, True)
+        assert (entry.kernel, entry.carrier) == (None, "websocket")
+        assert entry.stream is entry.handler.ws_connection.stream
+        assert entry.stream.socket.getpeername() == socket.writer.get_extra_info("sockname")
 
 
 class Echo(Socket):

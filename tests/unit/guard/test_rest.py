@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 import jsonschema
 import pytest
@@ -247,7 +248,7 @@ async def test_C4_4_pages_carry_the_document(door):
 async def test_C4_4_a_hook_of_others_is_asked_too(door):
     def theirs(handler, config):
         assert "tokenWebSocket" in config
-        return {**config, "added": True}
+        return {**config, "added": True, "path": handler.request.path}
 
     settings = door.app.web_app.settings
     settings["page_config_hook"] = theirs  # set by an extension that came later
@@ -255,6 +256,7 @@ async def test_C4_4_a_hook_of_others_is_asked_too(door):
     rest.add_to_pages(settings)
     config = await Page(door).config()
     assert config["added"] is True
+    assert config["path"].startswith(door.base)
     assert config["theirs"] == 1
     assert config["tokenWebSocket"] == await document(door)
 
@@ -529,3 +531,25 @@ async def test_C5_4_errors_are_json(door):
         assert json.loads(answer.body) == expected
         shown = answer.headers.get("retry-after")
         assert shown == (None if retry_after is None else str(retry_after))
+
+
+# -- the page where signing in ends ----------------------------------------------------------------
+
+
+async def test_signing_in_ends_at_a_page_of_text(door):
+    answer = await door.fetch("api/token-ws/signed-in", {"Authorization": f"token {door.token}"})
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+    assert b"You are signed in" in answer.body
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_who_is_not_signed_in_comes_by_the_login(door, allowed):
+    reconfigure(door, allow_unauthenticated_access=allowed)
+    answer = await door.fetch("api/token-ws/signed-in", {"Authorization": "token wrong"})
+    assert answer.status == 302
+    path = f"{door.base}api/token-ws/signed-in"
+    assert answer.headers["location"] == f"{door.base}login?" + urlencode({"next": path})

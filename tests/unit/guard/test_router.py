@@ -14,6 +14,7 @@ from jupyter_token_ws.guard.handler import guarded_class
 from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER
 from tests.support.door import EVENTS, Socket, errors
 from tests.support.knock import bearing
+from tests.support.recording import request_for
 
 CANARY = "canary0123456789"
 
@@ -204,6 +205,28 @@ async def test_C2_6_excluded_paths_are_below_the_base_and_matched_at_their_start
     assert not door.guard.covers("/api/ev")  # outside the base
     told = await door.refused("terminals/websocket/9", good(door))
     assert told.slug == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "concerns"),
+    [
+        ("GET", {}, False),
+        ("POST", {"Upgrade": "websocket"}, False),
+        ("GET", {"Upgrade": "h2c"}, False),
+        ("GET", {"Upgrade": "WebSocket"}, True),
+        ("OPTIONS", {}, True),
+        ("POST", {"Sec-WebSocket-Protocol": "x"}, True),
+    ],
+)
+def test_C2_6_other_requests_are_not_looked_at(method, headers, concerns):
+    request = request_for("/", headers)
+    request.method = method
+    assert (router._Concerns().match(request) is not None) is concerns
+
+
+def test_C4_6_sockets_of_an_application_without_a_base():
+    application = web.Application([("/a/([^/]+)", Socket), ("/b", JupyterHandler)])
+    assert router.socket_templates(application) == ("a/{name}",)
 
 
 def test_C2_6_installed_once():

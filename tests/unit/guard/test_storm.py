@@ -40,9 +40,20 @@ async def test_C3_5_address_route_and_credential_are_counted_apart(door):
     assert not await told(f"{EVENTS}?token=wrong-in-url&x=1")
     assert await told(EVENTS, Authorization="token wrong-in-header")
     assert not await told(EVENTS, Authorization="token wrong-in-header")
-    # The same token by another way is the same credential, and a route's paths are one route.
+    # The same token by another way is the same credential, and a route's paths are one route
+    # for strangers.
     assert not await told(f"{EVENTS}?token=wrong")
     assert not await told("terminals/websocket/2", "wrong")
+
+
+@pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
+async def test_C3_5_who_is_known_is_told_of_each_path(door):
+    """A page asks for all its kernels at once where the server was started anew."""
+    offer = [MARKER, bearing(door.token), REASON_MARKER]
+    kernels = [f"api/kernels/00000000-0000-0000-0000-00000000000{n}/channels" for n in range(8)]
+    slugs = [(await door.refused(path, offer)).slug for path in kernels]
+    assert slugs == ["not_found"] * 8
+    assert (await door.refused(kernels[0], offer)).status == 404
 
 
 @pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])

@@ -1,0 +1,32 @@
+/**
+ * The two plugins. This module is loaded before anything of the page shows, so it brings along only what
+ * gives the page its sockets; all that is seen comes with the user interface, later and by itself.
+ */
+
+import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
+import type { ServerConnection, ServiceManagerPlugin } from '@jupyterlab/services';
+import { bus } from './bus.js';
+import { applies, serverSettings } from './settings.js';
+
+/** Sentences about the sockets, and what a person can do about them. */
+const ui: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter_token_ws:ui',
+  description: 'Tells why connections to the server were refused, and what can be done about it.',
+  autoStart: true,
+  activate: (app: JupyterFrontEnd): void => {
+    // Nobody waits for it, and what goes wrong in it concerns nothing else. It asks the application for
+    // the services it can use, so that a frontend without some of them still gets the rest.
+    import('./ui/index.js')
+      .then(({ activate }) => activate(app, bus))
+      .catch((error: unknown) => {
+        console.error('jupyter_token_ws: nothing will be told about connections.', error);
+      });
+  }
+};
+
+/** A settings plugin takes the place of the frontend's own: where it has nothing to do it is not offered. */
+const plugins: (ServiceManagerPlugin<ServerConnection.ISettings> | JupyterFrontEndPlugin<void>)[] = applies()
+  ? [serverSettings, ui]
+  : [ui];
+
+export default plugins;

@@ -1,0 +1,43 @@
+"""The page of the how-to about ``TokenWebSocket``, with the package as a checkout builds it."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.plugins.programs import FRONTEND, requires, requires_node_package
+from tests.support.browser import PROGRAM, another_origin, chromium
+from tests.support.pages import save
+from tests.support.process import start_server
+
+PAGE = "docs/how-to/token-websocket-in-your-page.md"
+
+
+@pytest.mark.requires(*PROGRAM)
+def test_page_is_refused_and_runs_a_cell(tmp_path):
+    folder = tmp_path / "page"
+    folder.mkdir()
+    assert save(PAGE, folder) == ["kernel.html"]
+    modules = requires_node_package("typescript", FRONTEND / "node_modules")
+    compiler = modules / "typescript" / "bin" / "tsc"
+    command = [requires("node", "nodejs"), compiler, "-p", FRONTEND / "tsconfig.build.json"]
+    subprocess.run([*map(str, command), "--outDir", str(folder / "lib")], check=True)
+    with another_origin(folder) as origin, chromium() as browser:
+        config = {"ServerApp": {"allow_origin": origin.rstrip("/")}}
+        with start_server(tmp_path, config=config) as server:
+            page = browser.new_page()
+            page.goto(f"{origin}kernel.html")
+            page.fill("[name=base]", server.url)
+            page.fill("[name=token]", "wrong")
+            page.click("button:has-text('Run')")
+            status = page.get_by_role("status")
+            status.get_by_text("No kernel (Failed to fetch)").wait_for()
+            page.fill("[name=token]", server.token)
+            page.click("button:has-text('Run')")
+            page.wait_for_function("document.querySelector('pre').textContent === '42\\n'")
+            assert status.inner_text() == "connected"
+            page.click("button:has-text('Run')")
+            page.wait_for_function("document.querySelector('pre').textContent === '42\\n42\\n'")
+            server.stop()
+            status.get_by_text("the server is shutting down").wait_for()
