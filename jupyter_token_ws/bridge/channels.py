@@ -65,6 +65,8 @@ class Channel:
         stream: connected to it.
         on_messages: gets what arrives in one wake-up.
         on_low: see ``Inlet``.
+        before: the same channel with the socket that it had before, whose messages that wait are sent
+            here; it is closed.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Channel:
         on_messages: Callable[[list[Message]], None],
         on_low: Callable[[Any], None],
         log: logging.Logger,
+        before: Channel | None = None,
     ) -> None:
         self.name = name
         self._stream = stream
@@ -82,6 +85,9 @@ class Channel:
         self._inlet: Inlet[Any] = Inlet(stream.send_multipart, on_low)
         stream.on_recv(self._receive)
         stream.on_send(self._sent)
+        if before is not None:
+            self._inlet.take_over(before._inlet)
+            before.close()
 
     def _receive(self, raw: list[bytes]) -> None:
         """The stream woke up with a first message: take the others too."""

@@ -64,13 +64,12 @@ class _Lane:
 
     def open(self) -> None:
         """Connect to the kernel's ports as they are now."""
-        self.close()
+        hub = self._hub
         for name in ("shell", "control", "stdin"):
             # Kernels address a question by the identity of the request: the three have the same.
-            stream = getattr(self._hub.kernel, f"connect_{name}")(identity=self._identity)
-            self.channels[name] = Channel(
-                name, stream, self._receive, self._hub.on_low, self._hub.log
-            )
+            stream = getattr(hub.kernel, f"connect_{name}")(identity=self._identity)
+            before = self.channels.get(name)
+            self.channels[name] = Channel(name, stream, self._receive, hub.on_low, hub.log, before)
 
     def close(self) -> None:
         for channel in self.channels.values():
@@ -150,6 +149,7 @@ class Hub:
         self._iopub = Channel(
             "iopub", self.kernel.connect_iopub(), self.on_iopub, self.on_low, self.log
         )
+        self._hold()
         for lane in (self._lane, *self._lanes.values()):
             lane.open()
         self.unsettle()
@@ -206,9 +206,7 @@ class Hub:
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
-        # What a cell prints before the subscription stands is lost, its idle state too.
-        for shell in self._shells():
-            shell.hold()
+        self._hold()
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._ask())
 
@@ -241,6 +239,11 @@ class Hub:
     def _shells(self) -> list[Channel]:
         lanes = (self._lane, *self._lanes.values())
         return [lane.channels["shell"] for lane in lanes if lane.channels]
+
+    def _hold(self) -> None:
+        """What a cell prints before the subscription stands is lost, its idle state too."""
+        for shell in self._shells():
+            shell.hold()
 
     def _release(self) -> None:
         for shell in self._shells():
@@ -325,6 +328,7 @@ class Hub:
 
     def on_replies(self, messages: Iterable[Message], client: Client | None) -> None:
         """Messages to one client: that of the socket, or whoever asked."""
+        hide = not self.manager.allow_tracebacks
         for message in messages:
             if self._verify is not None and not self._verify(message):
                 continue
@@ -343,8 +347,11 @@ class Hub:
             elif message.type == "execute_reply":
                 found.asked = False
             adapted = self._adapted(message) if self._adapt_version else message
-            if adapted is not None:
-                found.deliver_one(adapted)
+            if adapted is None:
+                continue
+            if hide and parse_header(adapted.parts[3]).get("status") == "error":
+                adapted = self._without_traceback(adapted)
+            found.deliver_one(adapted)
 
     def on_restarted(self) -> None:
         """The kernel died and was started anew."""

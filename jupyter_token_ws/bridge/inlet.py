@@ -92,6 +92,14 @@ class Inlet(Generic[Sender]):
                 self._stopped.remove(sender)
                 self._on_low(sender)
 
+    def take_over(self, other: Inlet[Sender]) -> None:
+        """What waits there waits here: the same channel has another socket."""
+        self._queues, other._queues = other._queues, OrderedDict()
+        self._sizes, other._sizes = other._sizes, {}
+        self._stopped, other._stopped = other._stopped, set()
+        self._held = other._held
+        self._feed()
+
     def clear(self) -> None:
         """Forget what waits; who was told to stop may go on."""
         self._queues.clear()

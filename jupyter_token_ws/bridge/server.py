@@ -83,6 +83,7 @@ class Bridge:
                 start(kernel_id)
                 return
             hub = self.hub(kernel)
+            hub.check_ports()  # now: it connects by what is replaced below
             kernel.connect_iopub = lambda *_args, **_kwargs: hub.tap()
             try:
                 start(kernel_id)

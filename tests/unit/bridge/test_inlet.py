@@ -105,3 +105,19 @@ def test_held_until_released():
     zmq.take(WINDOW)
     zmq.take(2)
     assert zmq.took == [b"own", *(b"%d" % number for number in range(WINDOW + 2))]
+
+
+def test_what_waits_moves_to_another_socket():
+    before, after = Zmq(), Zmq()
+    after.inlet = Inlet(after.held.append, before.low.append)
+    before.inlet.hold()
+    before.inlet.put("ann", [b"first"])
+    assert not before.inlet.put("ann", [bytes(HIGH)])
+    after.inlet.take_over(before.inlet)
+    before.inlet.clear()
+    assert before.held + after.held == []
+    assert not before.low
+    assert not after.inlet.put("ann", [b"last"])
+    after.inlet.release()
+    assert after.held == [[b"first"], [bytes(HIGH)], [b"last"]]
+    assert before.low == ["ann"]

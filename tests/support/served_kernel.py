@@ -1,0 +1,95 @@
+"""A running kernel of a server in a process of its own, and its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
+from tests.support.knock import knock
+from tests.support.live_kernel import Client, install
+from tests.support.process import Server
+
+
+@dataclass
+class Served:
+    """A kernel by its server and id."""
+
+    server: Server
+    id: str
+
+    def path(self, session: str | None) -> str:
+        query = "" if session is None else f"?session_id={session}"
+        return f"{self.server.base_url}api/kernels/{self.id}/channels{query}"
+
+    async def open(
+        self, session: str | None = "s", *, v1: bool = True, opted_in: bool = True
+    ) -> Client:
+        """Connect; the caller closes."""
+        offer = ([KERNEL] if v1 else []) + ([REASON_MARKER] if opted_in else [])
+        headers = {"Authorization": f"token {self.server.token}"}
+        opened = await knock(self.server.port, self.path(session), offer, headers)
+        assert opened.status == 101, opened
+        return Client(opened, v1)
+
+    @asynccontextmanager
+    async def client(self, session: str | None = "s", **options: Any) -> AsyncIterator[Client]:
+        """A client, for the time of a block."""
+        client = await self.open(session, **options)
+        try:
+            yield client
+        finally:
+            await client.knock.close()
+
+    async def ask(self, method: str, path: str = "", body: Any = None) -> Any:
+        """What the REST API answers about the kernel; ``None`` where that has no content."""
+        answer = await asyncio.to_thread(
+            self.server.request, method, f"api/kernels/{self.id}{path}", body
+        )
+        assert answer.status in (200, 204), answer
+        return answer.json() if answer.body else None
+
+    async def becomes(self, deadline: float = 30, **wanted: Any) -> dict[str, Any]:
+        """Wait until the kernel's model says so; it is returned."""
+        end = time.monotonic() + deadline
+        while True:
+            model: dict[str, Any] = await self.ask("GET")
+            if wanted.items() <= model.items():
+                return model
+            assert time.monotonic() < end, (wanted, model)
+            await asyncio.sleep(0.05)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The server's children: its kernels."""
+        return psutil.Process(self.server.pid).children()
+
+
+def install_kernel(directory: Path, name: str, argv: list[str], **more: Any) -> None:
+    """Install a kernelspec for a server that ``start_server`` starts, or has started, there."""
+    install(directory / "server" / "data", name, argv, **more)
+
+
+def texts(messages: Iterable[dict[str, Any]], kind: str = "stream") -> list[str]:
+    """The texts of outputs, in order."""
+    contents = [each["content"] for each in messages if each["header"]["msg_type"] == kind]
+    return [
+        content["text"] if kind == "stream" else content["data"]["text/plain"]
+        for content in contents
+    ]
+
+
+def reset(client: Client) -> None:
+    """Be gone at once, and whatever is on the way is thrown away: the server gets a reset."""
+    raw: socket.socket = client.knock.writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.knock.vanish()
