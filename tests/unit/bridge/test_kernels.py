@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import psutil
@@ -336,6 +337,21 @@ async def test_restart_with_other_ports(kernel):
         async with kernel.client("other") as other:
             assert await other.run("print(2)") == "2\n"
         assert await client.run("print(3)") == "3\n"
+
+
+@pytest.mark.parametrize("more_config", [{"KernelManager": {"cache_ports": False}}])
+async def test_restart_with_other_ports_by_the_server(kernel):
+    """As above, but the server asks for it, and its activity watcher begins anew."""
+    restart = kernel.kernel.restart_kernel
+    kernel.kernel.restart_kernel = partial(restart, newports=True)
+    async with kernel.client() as client:
+        await client.run("1")
+        ports = list(kernel.kernel.ports)
+        await kernel.manager.restart_kernel(kernel.id)
+        assert kernel.kernel.ports != ports
+        assert isinstance(kernel.kernel._activity_stream, Tap)
+        assert await client.run("print('back')") == "back\n"
+        await auntil(lambda: kernel.kernel.execution_state == "idle", "the watcher to see it")
 
 
 async def test_kernel_that_dies_comes_back(kernel):
