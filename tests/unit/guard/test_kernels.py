@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jupyter_server.auth.authorizer import AllowAllAuthorizer
 from jupyter_server.auth.identity import IdentityProvider, User
+from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
+from jupyter_token_ws.bridge.connection import KernelBridgeConnection
+from jupyter_token_ws.bridge.server import SETTING
 from jupyter_token_ws.guard.credentials import Digester
 from jupyter_token_ws.guard.kernels import (
     SessionClaims,
@@ -162,22 +165,48 @@ def token_ws_config() -> dict[str, object]:
     return {"keepalive_interval": 0.25, "keepalive_timeout": 30}
 
 
+@pytest.fixture(params=[False, True], ids=["stock", "bridge"])
+def bridge(request) -> bool:
+    """Whether kernels go through the bridge: the guard promises the same of both."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def jp_server_config(jp_server_config, provider):
+def jp_server_config(jp_server_config, provider, bridge):
     jp_server_config["ServerApp"]["identity_provider_class"] = provider
-    # With jupyter_server's own connection class; the bridge's tests do the same with ours.
-    jp_server_config["TokenWebSocketApp"] = {
-        "bridge": False,
-        **jp_server_config["TokenWebSocketApp"],
-    }
+    traits = jp_server_config["TokenWebSocketApp"]
+    jp_server_config["TokenWebSocketApp"] = {**traits, "bridge": bridge}
     return jp_server_config
 
 
 class Kernel:
-    """A running kernel of the test's server and the ways in."""
+    """A running kernel of the test's server and the ways in, by jupyter_server's own connection class."""
+
+    connection_class: type[BaseKernelWebsocketConnection] = ZMQChannelsWebsocketConnection
 
     def __init__(self, app, port: int, base_url: str, kernel_id: str) -> None:
         self.app, self.port, self.base_url, self.id = app, port, base_url, kernel_id
+
+    def sessions(self) -> set[str]:
+        """The sessions of the kernel that the server keeps, connected or about to be."""
+        keys = ZMQChannelsWebsocketConnection._open_sessions
+        return {key for key in keys if key.startswith(f"{self.id}:")}
+
+    def kept(self) -> bytes:
+        """What is kept for who is away."""
+        buffers: dict[str, Any] = self.app.kernel_manager._kernel_buffers
+        if self.id not in buffers:
+            return b""
+        kept = [bytes(part) for _, parts in buffers[self.id]["buffer"] for part in parts]
+        return b"".join(kept)
+
+    def channels(self) -> list[Any]:
+        """The ZMQ streams that there are for sockets alone."""
+        return [
+            channel
+            for connection in ZMQChannelsWebsocketConnection._open_sockets
+            for channel in connection.channels.values()
+        ]
 
     @property
     def token(self) -> str:
@@ -215,11 +244,38 @@ class Kernel:
         return answer.code
 
 
+class BridgedKernel(Kernel):
+    """The same, by the bridge."""
+
+    connection_class = KernelBridgeConnection
+
+    @property
+    def clients(self) -> frozenset[Any]:
+        """Those that are there and those that are expected back."""
+        hub = self.app.web_app.settings[SETTING].find(self.id)
+        return frozenset() if hub is None else hub.clients
+
+    def sessions(self) -> set[str]:
+        return {str(client.key) for client in self.clients if client.outlet is not None}
+
+    def kept(self) -> bytes:
+        kept = b""
+        for client in self.clients:
+            waiting = client.backlog.take(2**20)
+            client.backlog.give_back(waiting)
+            kept += b"".join(part for message in waiting for part in message.parts)
+        return kept
+
+    def channels(self) -> list[Any]:
+        return []  # all sockets share those of the hub, which stay
+
+
 @pytest.fixture
-def kernel(jp_asyncio_loop, jp_serverapp, http_server, jp_http_port, jp_base_url):
+def kernel(bridge, jp_asyncio_loop, jp_serverapp, http_server, jp_http_port, jp_base_url):
     manager = jp_serverapp.kernel_manager
     kernel_id = jp_asyncio_loop.run_until_complete(manager.start_kernel())
-    yield Kernel(jp_serverapp, jp_http_port, jp_base_url, kernel_id)
+    made = BridgedKernel if bridge else Kernel
+    yield made(jp_serverapp, jp_http_port, jp_base_url, kernel_id)
     if kernel_id in manager:
         jp_asyncio_loop.run_until_complete(manager.shutdown_kernel(kernel_id, now=True))
 
@@ -327,28 +383,17 @@ async def test_C2_8_another_principal_replaces_nobody(kernel, users, guard, spel
             assert await works(older)
             assert len(guard.registry) == 2
             assert kernel.connections == 2
-            keys = {cast("Any", entry.handler).connection.session_key for entry in guard.registry}
-            assert len(keys) == 2
+            assert len(kernel.sessions()) == 2
 
 
 async def output_while_away(kernel: Kernel, session: str, **who: str) -> None:
-    """Run something whose output comes after its owner left, and wait until upstream has it."""
+    """Run something whose output comes after its owner left, and wait until it is kept."""
     async with await kernel.connect(session, **who) as owner:
         assert await works(owner)
         await owner.send(execute("input_was = 'se' + 'cret'; print(input_was)").frame(None))
         # Gone before the answer is read.
     await auntil(lambda: kernel.connections == 0, "the owner to be gone")
-    manager = kernel.app.kernel_manager
-    await auntil(
-        lambda: (
-            b"secret\\n"
-            in b"".join(
-                b"".join(bytes(part) for part in parts)
-                for _, parts in manager._kernel_buffers[kernel.id]["buffer"]
-            )
-        ),
-        "upstream to buffer the output",
-    )
+    await auntil(lambda: b"secret\\n" in kernel.kept(), "the output to be kept")
 
 
 @PROVIDERS
@@ -454,19 +499,21 @@ async def test_a_client_that_vanished_gives_its_channels_back(kernel, guard):
     async with await kernel.by_token("warm") as warm:
         assert await works(warm)
     await auntil(lambda: kernel.connections == 0)
-    await auntil(lambda: not ZMQChannelsWebsocketConnection._open_sockets)
+    await auntil(lambda: not kernel.sessions() and not kernel.channels())
     before = process.num_fds()
     async with await kernel.by_token("s") as vanished:
         await auntil(lambda: kernel.connections == 1, "connected")
         [entry] = guard.registry
-        connection = cast("Any", entry.handler).connection
-        await auntil(lambda: len(connection.channels) == 4)
-        channels = list(connection.channels.values())
+        await auntil(lambda: len(kernel.sessions()) == 1)
+        await auntil(lambda: isinstance(kernel, BridgedKernel) or len(kernel.channels()) == 4)
+        channels = kernel.channels()
         # The nudge's transient channels are closed by now or soon.
         await auntil(entry.stream.reading, "open")
         await auntil(lambda: len(guard.registry) == 0, "the silence to be noticed")
         assert kernel.connections == 0
         assert all(channel.closed() for channel in channels)
+        assert not kernel.sessions()
+        assert not kernel.kept()
         assert len(guard.sessions) == 0
         assert vanished.code is None
     if jupyter_server.version_info >= (2, 21):  # 2.14 leaves some open, now and then
@@ -515,7 +562,7 @@ async def test_C2_7_a_handshake_that_fails_ends_nobodys_connection(kernel, users
 
 
 @PROVIDERS
-async def test_C2_8_a_client_that_leaves_early_does_not_change_whom_upstream_buffers_for(
+async def test_C2_8_a_client_that_leaves_early_does_not_change_for_whom_is_kept(
     kernel, users, guard
 ):
     """Upstream counts a connection off that it never counted, and then buffers for the wrong one."""
@@ -535,7 +582,7 @@ async def test_C2_8_a_client_that_leaves_early_does_not_change_whom_upstream_buf
         assert await works(other)
     await auntil(lambda: kernel.connections == 0, "everybody to be gone")
     async with await kernel.connect("s", **bob) as thief:
-        assert "hello" not in said([read(await thief.wait_message())])
+        assert "hello" not in said(await run(thief, "1"))
 
 
 async def knock_and_leave(kernel: Kernel, session: str, who: dict[str, str]) -> Knock:
@@ -555,16 +602,23 @@ async def knock_and_leave(kernel: Kernel, session: str, who: dict[str, str]) -> 
     return Knock(reader, writer)
 
 
-class Waiting(ZMQChannelsWebsocketConnection):
-    """Upstream's, which stops before the 101 until it is told to go on."""
+class Waiting:
+    """A place to stop before the 101 until it is told to go on."""
 
     reached: asyncio.Event
     go_on: asyncio.Event
 
-    async def prepare(self) -> None:
-        await super().prepare()
-        type(self).reached.set()
-        await type(self).go_on.wait()
+
+def waiting(connection_class: Any) -> Any:
+    """A connection class that stops there."""
+
+    class Connection(connection_class):  # type: ignore[misc]
+        async def prepare(self) -> None:
+            await super().prepare()
+            Waiting.reached.set()
+            await Waiting.go_on.wait()
+
+    return Connection
 
 
 class WaitingAuthorizer(AllowAllAuthorizer):
@@ -576,12 +630,6 @@ class WaitingAuthorizer(AllowAllAuthorizer):
         return True
 
 
-def open_sessions(kernel: Kernel) -> int:
-    """How many connections of the kernel upstream keeps."""
-    keys = ZMQChannelsWebsocketConnection._open_sessions
-    return sum(key.startswith(f"{kernel.id}:") for key in keys)
-
-
 @pytest.mark.parametrize("where", ["before upstream's connection", "after it"])
 async def test_C2_8_who_leaves_before_the_101_is_not_counted_off(kernel, users, guard, where):
     Waiting.reached, Waiting.go_on = asyncio.Event(), asyncio.Event()
@@ -590,18 +638,19 @@ async def test_C2_8_who_leaves_before_the_101_is_not_counted_off(kernel, users, 
     async with await kernel.connect("b", **bob) as other:
         assert await works(other)
         if where == "after it":
-            settings["kernel_websocket_connection_class"] = Waiting
+            settings["kernel_websocket_connection_class"] = waiting(kernel.connection_class)
         else:
             settings["authorizer"] = WaitingAuthorizer()
         early = await knock_and_leave(kernel, "b2", bob)
         await asyncio.wait_for(Waiting.reached.wait(), 10)
         assert len(guard.opening) == 1
-        assert open_sessions(kernel) == (2 if where == "after it" else 1)
+        prepared = where == "after it" and not isinstance(kernel, BridgedKernel)
+        assert len(kernel.sessions()) == 1 + prepared, "the bridge keeps nothing before the 101"
         early.vanish()
         await auntil(lambda: not guard.opening, "the early leaver to be gone")
-        assert open_sessions(kernel) == 1, "what upstream prepared is not given back"
+        assert len(kernel.sessions()) == 1, "what upstream prepared is not given back"
         assert kernel.connections == 1
-        assert kernel.id not in kernel.app.kernel_manager._kernel_buffers
+        assert not kernel.kept()
         Waiting.go_on.set()
         assert await works(other)
     await auntil(lambda: kernel.connections == 0, "everybody to be gone")
