@@ -60,6 +60,7 @@ class Line:
 @asynccontextmanager
 async def connected(compressed: bool) -> AsyncIterator[Line]:
     opened: list[Socket] = []
+    tasks = len(asyncio.all_tasks())
     server = HTTPServer(Application([("/", Socket, {"opened": opened, "compressed": compressed})]))
     listener, port = bind_unused_port()
     server.add_socket(listener)
@@ -67,10 +68,19 @@ async def connected(compressed: bool) -> AsyncIterator[Line]:
         f"ws://127.0.0.1:{port}/", compression_options={} if compressed else None
     )
     await auntil(lambda: opened)
-    yield Line(client, opened[0])
-    client.close()
-    server.stop()
-    await server.close_all_connections()
+    streams = [cast("Any", client).protocol.stream, cast("Any", opened[0].ws_connection).stream]
+    try:
+        yield Line(client, opened[0])
+    finally:
+        client.close()
+        for stream in streams:
+            stream.close()
+        # What came in before has to be taken, or tornado's client waits to hand it over.
+        while await asyncio.wait_for(client.read_message(), 10) is not None:
+            pass
+        server.stop()
+        await server.close_all_connections()
+        await auntil(lambda: len(asyncio.all_tasks()) <= tasks, "both ends to be done")
 
 
 @pytest.mark.parametrize("wire", [V1, Legacy])
