@@ -6,9 +6,9 @@ import asyncio
 from functools import partial
 from typing import Any
 
-import ipykernel
 import psutil
 import pytest
+from ipykernel._version import version_info as ipykernel_version
 from jupyter_client.connect import port_names
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
@@ -87,7 +87,7 @@ async def test_two_clients_in_input(kernel, v1):
             ]
 
 
-@pytest.mark.skipif(ipykernel.version_info < (7,), reason="ipykernel has them since version 7")
+@pytest.mark.skipif(ipykernel_version < (7,), reason="ipykernel has them since version 7")
 async def test_subshells(kernel):
     async with kernel.client() as client:
         asked = await client.send("control", "create_subshell_request")
