@@ -8,7 +8,10 @@ the order in which it came:
 2. beyond half of ``Limits.memory`` in a spool, ``Limits.disk`` bytes at most;
 3. beyond that, output (``DROPPABLE``) is cut and a notice with the count stands in its place. One
    eighth of the room is kept for everything else, which is never cut: when that is full too,
-   ``overflowed`` says that this client cannot be served without loss, and it is to be told so.
+   ``overflowed`` says that this client cannot be served without loss, and it is to be told so: by the
+   end of its connection or, if it has none, by a notice for all that was lost once it is back.
+
+Where the spool cannot be written, memory is all the room there is.
 
 A single message may exceed the bound in memory: it has to be there to be sent.
 """
@@ -124,6 +127,7 @@ class Backlog:
         notice: makes the message that stands where output was cut.
         open_spool: called when memory no longer does.
         quota: what all backlogs share.
+        on_spool_error: called when the spool cannot be written.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Backlog:
         notice: Notice,
         open_spool: Callable[[], Spool],
         quota: Quota | None = None,
+        on_spool_error: Callable[[OSError], None] = lambda _: None,
     ) -> None:
         self.limits = limits
         self.overflowed = False
@@ -139,12 +144,15 @@ class Backlog:
         self._notice = notice
         self._open_spool = open_spool
         self._quota = quota or Quota(limits.disk)
+        self._on_spool_error = on_spool_error
         self._spool: Spool | None = None
+        self._broken = False  # the spool, until nothing waits behind it
+        self._lost: tuple[bytes, int, int] = b"{}", 0, 0  # since it overflowed
         # Oldest first: what is in `_head`, what is in the spool, what is in `_tail`. Without
         # spool there is no tail.
         self._head: deque[_Entry] = deque()
         self._tail: deque[_Entry] = deque()
-        self._chunks: deque[int] = deque()  # what the chunks in the spool count for
+        self._chunks: deque[tuple[int, int]] = deque()  # bytes and messages of those in the spool
         self._head_size = self._tail_size = 0
         self._disk_size = 0  # tail and spool
         self._cutting = False
@@ -171,8 +179,9 @@ class Backlog:
     # -- in ----------------------------------------------------------------------------------------
 
     def push(self, message: Message) -> None:
-        """Put a message at the end. After ``overflowed`` nothing is taken any more."""
+        """Put a message at the end. After ``overflowed`` it is only counted."""
         if self.overflowed:
+            self._lose(message)
             return
         if message.type in DROPPABLE and message.channel == "iopub":
             if self._cutting and self._has_room(message.size, 6):
@@ -184,6 +193,7 @@ class Backlog:
                 return
         elif not self._has_room(message.size, 8):
             self.overflow()
+            self._lose(message)
             return
         self._append(message)
 
@@ -195,6 +205,8 @@ class Backlog:
         if disk == 0:
             # One message has to go through whatever the bound.
             return not self._head or self._head_size + size <= memory * eighths // 8
+        if self._broken and self._tail_size + size > self._head_limit * eighths // 8:
+            return False
         wanted = size if self.spooling or self._head else 0
         quota = self._quota
         return (
@@ -266,6 +278,7 @@ class Backlog:
         """Count a message instead of keeping it."""
         if self.limits.close:
             self.overflow()
+            self._lose(message)
             return
         self._cutting = True
         parent, cut = message.parts[1], message.size - OVERHEAD
@@ -276,6 +289,7 @@ class Backlog:
             last.parents[parent] = count + 1, size + cut
         elif not self._has_room(NOTICE_SIZE, 8):
             self.overflow()
+            self._lose(message)
             return
         elif isinstance(last, _Cut) and len(last.parents) < PARENTS_MAX:
             last.parents[parent] = 1, cut
@@ -290,17 +304,32 @@ class Backlog:
         self.cut_count += 1
 
     def overflow(self) -> None:
-        """Give up: nothing is held any more, and nothing taken."""
+        """Give up: what is held is counted and let go, and so is what comes."""
         self.overflowed = True
+        memory = sum(map(_count, self._head)) + sum(map(_count, self._tail))
+        count = memory + sum(messages for _, messages in self._chunks)
+        self._lost = b"{}", count, max(0, self.size - OVERHEAD * count)
         self.clear()
+
+    def _lose(self, message: Message) -> None:
+        _, count, size = self._lost
+        self._lost = message.parts[1], count + 1, size + message.size - OVERHEAD
+
+    def resume(self) -> None:
+        """Begin anew after an overflow, with a notice for all that was lost."""
+        parent, count, size = self._lost
+        self.overflowed = False
+        made = _Cut()
+        made.parents[parent] = count, size
+        self._append(made)
+        self.cut_count += count
 
     # -- the spool ---------------------------------------------------------------------------------
 
     def _spill(self) -> None:
         """Write the tail to the spool once it is large enough to be worth it."""
-        if self._tail_size < self.limits.memory // 4:
+        if self._broken or self._tail_size < self.limits.memory // 4:
             return
-        written = self._tail_size
         data = b"".join(
             piece
             for entry in self._tail
@@ -311,18 +340,18 @@ class Backlog:
             if self._spool is None:
                 self._spool = self._open_spool()
             self._spool.append(data)
-        except OSError:
-            # The disk is full: what is there still counts, and nothing more fits.
-            self.overflow()
+        except OSError as error:
+            self._broken = True
+            self._on_spool_error(error)
             return
+        self._chunks.append((self._tail_size, sum(map(_count, self._tail))))
         self._tail.clear()
         self._tail_size = 0
-        self._chunks.append(written)
 
     def _load(self) -> None:
         """Fetch the next of what waits behind an empty head."""
         if self._chunks and self._spool is not None:
-            size = self._chunks.popleft()
+            size, _ = self._chunks.popleft()
             self._head.extend(_messages(self._spool.take()))
             self._head_size = sum(entry.size for entry in self._head)
             self._shrink_disk(size)
@@ -331,7 +360,12 @@ class Backlog:
             self._head_size = self._tail_size
             self._shrink_disk(self._tail_size)
             self._tail_size = 0
-        if not self.spooling and self._spool is not None:
+        if not self.spooling:
+            self._close_spool()
+
+    def _close_spool(self) -> None:
+        self._broken = False
+        if self._spool is not None:
             self._spool.close()
             self._spool = None
 
@@ -356,12 +390,17 @@ class Backlog:
             self._head.popleft()
             self._head_size -= entry.size
             taken.extend(self._told(entry))
+            if not self:
+                self._close_spool()
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Put messages that were taken, but did not get out, to the front again."""
-        if self.overflowed:
-            return
         returned = list(messages)
+        if self.overflowed:
+            parent, count, size = self._lost
+            size += sum(message.size - OVERHEAD for message in returned)
+            self._lost = parent, count + len(returned), size
+            return
         self._head.extendleft(reversed(returned))
         self._head_size += sum(message.size for message in returned)
 
@@ -372,9 +411,8 @@ class Backlog:
         self._chunks.clear()
         self._shrink_disk(self._disk_size)
         self._head_size = self._tail_size = 0
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        self._cutting = False
+        self._close_spool()
 
     def _told(self, entry: _Entry) -> list[Message]:
         """The messages of an entry."""
@@ -383,6 +421,15 @@ class Backlog:
         if isinstance(entry, _Printed):
             return [entry.message()]
         return [self._notice(parent, *counted) for parent, counted in entry.parents.items()]
+
+
+def _count(entry: _Entry) -> int:
+    """How many messages of the kernel an entry stands for."""
+    if isinstance(entry, Message):
+        return 1
+    if isinstance(entry, _Printed):
+        return len(entry.texts)
+    return sum(count for count, _ in entry.parents.values())
 
 
 def _printed(message: Message) -> tuple[bytes, bytes] | None:

@@ -69,11 +69,11 @@ class Client:
         if outlet is not None and not self.backlog and outlet.unsent_bytes < HIGH:
             self._write(outlet, batch)
             return
-        if self.backlog.overflowed:
-            return
+        overflowed = self.backlog.overflowed
         for message in batch.messages:
             self.backlog.push(message)
-        self._check()
+        if not overflowed:
+            self._check()
         # Not before the connection has come down to where its futures will ask for more.
         if outlet is not None and outlet.unsent_bytes <= LOW:
             self.pump()

@@ -481,7 +481,9 @@ class Hub:
         self.check_ports()
         client = self.named(key)
         if client is None:
-            backlog = Backlog(self.options.limits, self._notice, self._spool, self._quota)
+            backlog = Backlog(
+                self.options.limits, self._notice, self._spool, self._quota, self._on_spool_error
+            )
             client = Client(key, backlog, self._overflowed)
             self._clients.add(client)
             self._routes.add(client)
@@ -492,10 +494,14 @@ class Hub:
         elif client.outlet is not None:
             client.detach(time.monotonic())
         client.owner = owner
+        if client.backlog.overflowed and not self.options.limits.close:
+            client.backlog.resume()
         if verified and self._verify is None:
             self._verify = self._verifier()
         client.attach(outlet)
         self._review_away()
+        if client.backlog.overflowed:
+            owner.on_overflow()
         return client
 
     def detach(self, client: Client, outlet: Outlet, *, goodbye: bool) -> None:
@@ -505,7 +511,9 @@ class Hub:
         client.detach(time.monotonic())
         client.said_goodbye = goodbye
         keeps = getattr(self.manager, "buffer_offline_messages", True)
-        if client.key is None or not keeps or self.closed or client.backlog.overflowed:
+        # Who answered the close that told it of an overflow has heard it.
+        told = client.backlog.overflowed and goodbye
+        if client.key is None or not keeps or self.closed or told:
             self.forget(client)
         else:
             self._review_away()
@@ -568,13 +576,18 @@ class Hub:
 
     def _overflowed(self, client: Client) -> None:
         if client.owner is None:
-            self.log.warning("Kernel %s: too much for a client that is away", self.kernel_id)
-            self.forget(client)
+            self.log.warning(
+                "Kernel %s: too much for a client that is away; it is told when it is back",
+                self.kernel_id,
+            )
         else:
             client.owner.on_overflow()
 
     def _spool(self) -> FileSpool:
         return FileSpool(self.options.directory)
+
+    def _on_spool_error(self, error: OSError) -> None:
+        self.log.warning("Kernel %s: output is held in memory only: %s", self.kernel_id, error)
 
     def _notice(self, parent: bytes, count: int, size: int) -> Message:
         text = (

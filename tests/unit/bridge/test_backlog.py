@@ -425,24 +425,98 @@ def test_quota():
     assert quota.reserve(1)
 
 
-class FullDisk:
+class FullDisk(FileSpool):
+    """Takes so many chunks."""
+
+    def __init__(self, chunks: int = 0) -> None:
+        super().__init__()
+        self.chunks = chunks
+
     def append(self, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    def take(self) -> bytes:
-        raise AssertionError
-
-    def close(self) -> None:
-        """Nothing is open."""
+        if not self.chunks:
+            raise OSError(28, "No space left on device")
+        self.chunks -= 1
+        super().append(data)
 
 
-def test_a_full_disk_is_told():
+@pytest.mark.parametrize("chunks", [0, 3])
+def test_on_a_full_disk_output_is_cut_and_all_else_stays(chunks):
     quota = Quota(2**20)
-    backlog = new(Limits(memory=4000, disk=2**20), quota, FullDisk)
+    errors: list[OSError] = []
+    bounds = Limits(memory=64_000, disk=2**20)
+    backlog = Backlog(bounds, notice, lambda: FullDisk(chunks), quota, errors.append)
+    for number in range(100):
+        backlog.push(make("display_data", number, size=1000))
+    backlog.push(make("status", 100))
+    assert not backlog.overflowed
+    assert len(errors) == 1, "said once"
+    assert backlog.memory_size <= bounds.memory
+    messages = everything(backlog)
+    (told,) = [message for message in messages if message.type == "notice"]
+    kept = len(messages) - 2
+    assert kept > 10 + 10 * chunks
+    assert json.loads(told.parts[3])["count"] == 100 - kept
+    assert numbers(messages) == [*range(kept), 100]
+    assert quota.used == 0
+
+
+def test_a_disk_that_was_full_is_tried_again_when_nothing_waits():
+    spools = [FullDisk(), FullDisk(9)]
+    backlog = new(Limits(memory=64_000, disk=2**20), spool=lambda: spools.pop(0))
+    for _ in range(2):
+        for number in range(30):
+            backlog.push(make("comm_msg", number, size=1000))
+        assert numbers(everything(backlog)) == list(range(30))
+    assert not spools
+
+
+def test_a_full_disk_bounds_what_is_never_cut_too():
+    backlog = new(Limits(memory=4000, disk=2**20), spool=FullDisk)
     for number in range(20):
         backlog.push(make("comm_msg", number))
     assert backlog.overflowed
-    assert quota.used == 0
+
+
+# -- what overflowed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [
+        ("comm_msg", Limits(memory=8000, disk=0)),
+        ("comm_msg", Limits(memory=8000, disk=20_000)),
+        ("display_data", Limits(memory=8000, disk=20_000, close=True)),
+        ("stream", Limits(memory=8000, disk=0, close=True)),
+    ],
+)
+def test_after_an_overflow_all_that_was_lost_is_told_and_it_goes_on(kind, limits):
+    backlog = new(limits)
+    pushed = [make(kind, number, parent=str(number // 50), size=100) for number in range(100)]
+    for message in pushed:
+        backlog.push(message)
+    assert backlog.overflowed
+    backlog.give_back(pushed[:1])
+    backlog.resume()
+    backlog.push(make("status", 100))
+    told, last = everything(backlog)
+    lost = json.loads(told.parts[3])
+    assert told.parts[1] == pushed[-1].parts[1], "told where the last of it was"
+    assert lost["count"] == 101
+    size = sum(message.size - OVERHEAD for message in [pushed[0], *pushed])
+    assert size * 0.4 < lost["size"] <= size, "merged text has fewer headers"
+    assert numbers([last]) == [100]
+
+
+def test_what_was_cut_before_the_overflow_is_in_its_count():
+    backlog = new(Limits(memory=2**16, disk=0))
+    for number in range(100):
+        backlog.push(make("display_data", number, size=2000))
+    for number in range(100, 150):
+        backlog.push(make("comm_msg", number, size=1000))
+    assert backlog.overflowed
+    backlog.resume()
+    (told,) = everything(backlog)
+    assert json.loads(told.parts[3])["count"] == 150
 
 
 def test_what_is_given_back_comes_first():

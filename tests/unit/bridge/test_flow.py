@@ -116,14 +116,72 @@ async def test_or_the_connection_ends_with_a_reason(kernel):
         assert await back.run("print(1)") == "1\n"
 
 
-@small(backlog_disk=0, backlog_overflow="close")
-async def test_who_is_away_and_has_no_room_is_forgotten(kernel, caplog):
+async def overflow_while_away(kernel: Live) -> str:
+    """Let a kernel say too much for its only client, which is away; returns the request's id."""
     async with kernel.client("away") as away:
-        await away.execute("import time; time.sleep(1)" + FLOOD)
+        message_id = await away.execute("import time; time.sleep(1)" + FLOOD)
         await away.until("execute_input")
-    await auntil(lambda: kernel.connections == 0)
-    await auntil(lambda: not kernel.hub.clients, "the client to be forgotten")
+        away.knock.vanish()
+    (client,) = kernel.hub.clients
+    await auntil(lambda: client.backlog.overflowed, "the backlog to be full")
+    await auntil(lambda: kernel.kernel.execution_state == "idle", "the kernel to be done")
+    return message_id
+
+
+@small(backlog_disk=0, backlog_overflow="close")
+async def test_who_was_away_and_had_no_room_is_told_by_the_close(kernel, caplog):
+    await overflow_while_away(kernel)
     assert "too much for a client that is away" in caplog.text
+    async with kernel.client("away") as back:
+        await back.knock.wait_closed()
+        assert (back.knock.code, back.knock.slug) == (4507, "backlog_full")
+    await auntil(lambda: not kernel.hub.clients, "the client to be forgotten, now that it knows")
+    async with kernel.client("away") as again:
+        assert await again.run("print(1)") == "1\n"
+
+
+COMMS = f"""
+import time
+from comm import create_comm
+time.sleep(1)
+comm = create_comm("nobody")
+for n in range({COUNT}):
+    comm.send({{"n": n, "x": "x" * 20_000}})
+"""
+
+
+@small(backlog_disk=0)
+async def test_who_was_away_and_lost_more_than_output_is_told_by_a_notice(kernel):
+    async with kernel.client("away") as away:
+        message_id = await away.execute(COMMS)
+        await away.until("execute_input")
+        away.knock.vanish()
+    (client,) = kernel.hub.clients
+    await auntil(lambda: client.backlog.overflowed, "the backlog to be full")
+    await auntil(lambda: kernel.kernel.execution_state == "idle", "the kernel to be done")
+    async with kernel.client("away") as back:
+        assert await back.run("print('on')") == "on\n"
+        told = back.heard[0]
+        assert told["content"]["name"] == "stderr"
+        assert told["parent_header"]["msg_id"] == message_id
+        (count,) = re.findall(r"\[(\d+) messages of output", told["content"]["text"])
+        # Among them the reply and the idle state.
+        assert COUNT < int(count) <= COUNT + 20
+        assert not client.backlog.overflowed
+
+
+@small(backlog_disk=0, backlog_overflow="close")
+async def test_who_did_not_hear_the_close_is_told_again(kernel):
+    """It does not read, so it cannot know: the connection breaks, and its next one is told."""
+    async with kernel.client("sleeper") as sleeper:
+        await sleeper.execute(FLOOD)
+        (lagging,) = kernel.hub.clients
+        await auntil(lambda: lagging.backlog.overflowed, "the backlog to be full")
+        sleeper.knock.vanish()
+        await auntil(lambda: kernel.connections == 0)
+    async with kernel.client("sleeper") as back:
+        await back.knock.wait_closed()
+        assert (back.knock.code, back.knock.slug) == (4507, "backlog_full")
 
 
 # -- inbound ---------------------------------------------------------------------------------------
