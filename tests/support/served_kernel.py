@@ -39,7 +39,7 @@ class Served:
         headers = {"Authorization": f"token {self.server.token}"}
         opened = await knock(self.server.port, self.path(session), offer, headers)
         assert opened.status == 101, opened
-        return Client(opened, v1)
+        return Client(opened, opened.subprotocol == KERNEL)  # a gateway's kernels have no v1
 
     @asynccontextmanager
     async def client(self, session: str | None = "s", **options: Any) -> AsyncIterator[Client]:
