@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -18,6 +19,9 @@ from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
 from tests.support.knock import knock
 from tests.support.live_kernel import Client, install
 from tests.support.process import Server
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -68,10 +72,10 @@ class Served:
             assert time.monotonic() < end, (wanted, model)
             await asyncio.sleep(0.05)
 
-    @property
-    def processes(self) -> list[psutil.Process]:
-        """The server's children: its kernels."""
-        return psutil.Process(self.server.pid).children()
+    def descriptors(self) -> int:
+        """How many the server's process has."""
+        count: int = psutil.Process(self.server.pid).num_fds()
+        return count
 
 
 def install_kernel(directory: Path, name: str, argv: list[str], **more: Any) -> None:
@@ -93,3 +97,57 @@ def reset(client: Client) -> None:
     raw: socket.socket = client.knock.writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.knock.vanish()
+
+
+async def hear_out(
+    client: Client, message_id: str, reply: str = "execute_reply", deadline: float = 300
+) -> list[dict[str, Any]]:
+    """What is said about a request until its reply is in and the kernel idle, as ``Client.idle``: with one
+    deadline for all, so that it is quick with a great many messages."""
+    heard: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        left = {"reply", "idle"}
+        while left:
+            frame = await client.knock.read_frame()
+            assert frame is not None, f"the connection ended after {len(heard)} messages"
+            opcode, payload = frame
+            assert opcode != 8, payload
+            if opcode == 9:
+                await client.knock.send(payload, opcode=10)
+            if opcode not in (1, 2):
+                continue
+            message = client.read(payload.decode() if opcode == 1 else payload)
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            heard.append(message)
+            if message["header"]["msg_type"] == reply:
+                left.discard("reply")
+            if message["content"].get("execution_state") == "idle":
+                left.discard("idle")
+
+    await asyncio.wait_for(listen(), deadline)
+    return heard
+
+
+class Memory:
+    """How much a process grows during a block, in bytes of resident memory, looked at again and again."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self.peak = 0
+
+    def __enter__(self) -> Self:
+        self._before = self._process.memory_info().rss
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self.peak = max(self.peak, self._process.memory_info().rss - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()

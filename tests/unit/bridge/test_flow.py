@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import struct
+import sys
+import time
 from typing import Any, cast
 
 import pytest
@@ -182,6 +185,31 @@ async def test_who_did_not_hear_the_close_is_told_again(kernel):
     async with kernel.client("sleeper") as back:
         await back.knock.wait_closed()
         assert (back.knock.code, back.knock.slug) == (4507, "backlog_full")
+
+
+@pytest.fixture
+def pacing(jp_data_dir, jp_asyncio_loop, door):
+    """A kernel that says so many messages a second, and loses what is not read."""
+    argv = [sys.executable, "-m", "tests.support.pacing_kernel", "{connection_file}"]
+    install(jp_data_dir, "pacing", argv)
+    manager = door.app.kernel_manager
+    kernel_id = jp_asyncio_loop.run_until_complete(manager.start_kernel(kernel_name="pacing"))
+    yield Live(door, kernel_id)
+    jp_asyncio_loop.run_until_complete(manager.shutdown_kernel(kernel_id, now=True))
+
+
+async def test_what_comes_while_the_server_is_busy_is_not_lost(pacing):
+    """Other handlers may take their time, and a kernel does not wait."""
+    count, rate = 15_000, 10_000
+    async with pacing.client() as client:
+        await client.run('{"count": 100, "rate": 1000, "size": 100}')
+        message_id = await client.execute(json.dumps({"count": count, "rate": rate, "size": 600}))
+        await client.until("display_data", message_id)
+        time.sleep(count / rate + 0.5)  # instead of whatever takes so long
+        heard = await client.idle(message_id)
+        texts = [m["content"].get("data", {}).get("text/plain") for m in heard]
+        numbers = [int(text.strip("<x").partition(">")[0]) for text in texts if text]
+        assert numbers == list(range(count))
 
 
 # -- inbound ---------------------------------------------------------------------------------------
