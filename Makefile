@@ -6,7 +6,7 @@ JOBS   ?= auto
 VENV   := .venv
 BIN    := $(VENV)/bin
 PY     := $(BIN)/python
-# For `make pytest` only: make pytest ARGS="tests/unit -k reasons"
+# For `make pytest` and `make bench`: make pytest ARGS="tests/unit -k reasons"
 ARGS   ?=
 
 CONFORMANCE := docs/reference/conformance.md
@@ -105,8 +105,8 @@ test-upstream: env ## jupyter_server's own tests, with and without the extension
 	$(PY) -m tools.upstream_suite
 
 .PHONY: bench
-bench: env ## side by side with a stock server, ratios from one run
-	$(PY) -m benchmarks
+bench: env ## side by side with a stock server, in one run: make bench ARGS="stream-v1 --pairs 5"
+	$(PY) -m benchmarks $(ARGS)
 
 .PHONY: mutation
 mutation: env ## change protocol/ and guard/ here and there: do the tests notice?

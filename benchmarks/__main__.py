@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks import handshake, kernel, notebook, report
-from benchmarks.stats import Comparison
+from benchmarks import crowd, handshake, kernel, loss, notebook, report
+from benchmarks.pairs import Options
+from benchmarks.stats import Figure
 
-RESULTS = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a benchmark is told.
-
-    Attributes:
-        pairs: how many alternated pairs to measure for each figure.
-        rounds: over how many starts of the servers to spread them, because two processes of the
-            same program differ a little for as long as they live.
-        control: whether to measure stock against stock.
-    """
-
-    pairs: int
-    rounds: int
-    control: bool
-
-
-BENCHMARKS: dict[str, Callable[[Options], Iterator[Comparison]]] = {
+BENCHMARKS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "handshake": handshake.measure,
-    "kernel": kernel.measure,
+    **{name: line.measure for name, line in kernel.LINES.items()},
+    "crowd": crowd.Trips(ipykernel=False).measure,
+    "crowd-ipykernel": crowd.Trips(ipykernel=True).measure,
+    "connects": crowd.measure_connects,
+    "connections": crowd.measure_connections,
+    "slow-client": loss.measure_slow_client,
+    "default-limits": loss.measure_default_limits,
+    "paced": loss.measure_paced,
     "notebook": notebook.measure,
 }
 
@@ -43,9 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks", description="Measure beside a stock server, in one run."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--pairs", type=int, default=1000, help="alternated pairs for each figure")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="starts of the servers to spread them over"
+        "--pairs",
+        type=int,
+        metavar="N",
+        help="alternated pairs for each figure; default: 30, for handshakes 1000",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="starts of the servers; default: 3"
     )
     parser.add_argument(
         "--control",
@@ -53,39 +46,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="stock against stock: what differs then is the method's error",
     )
     parser.add_argument(
-        "--check", action="store_true", help="exit with 1 if an upper bound exceeds its limit"
+        "--check", action="store_true", help="exit with 1 if a figure misses what is to be reached"
     )
     parser.add_argument(
-        "--markdown", type=Path, metavar="PATH", help="put the tables into this file too"
+        "--record",
+        action="store_true",
+        help=f"keep the samples in {report.RECORD.name}, and write the documentation from there",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"measure nothing, write the documentation from {report.RECORD.name}",
     )
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    told = Options(max(options.pairs, 1), max(options.rounds, 1), options.control)
-    machine = report.describe_machine()
-    print(machine)
+    if (options.pairs or 1) < 1 or options.rounds < 1:
+        parser.error("one pair and one round at least")
+    if options.write:
+        report.write_documentation()
+        return 0
+    told = Options(options.pairs, options.rounds, options.control)
+    print(report.describe_machine())
     if told.control:
         print("control: both servers are stock")
-    exceeded = []
+    missed = []
+    path = report.RECORD if options.record else report.RESULTS
     for name in options.names or BENCHMARKS:
-        comparisons = []
-        for comparison in BENCHMARKS[name](told):
-            comparisons.append(comparison)
-            print(
-                f"  {name}: {comparison.figure} ... {comparison.interval().ratio:.3f}", flush=True
-            )
-        rows = [report.HEADINGS, *map(report.row, comparisons)]
-        print(f"\n{report.format_text(rows)}\n")
-        written = RESULTS / f"{name}{'-control' if told.control else ''}.json"
-        report.write_json(written, comparisons, machine)
-        print(f"all samples: {written}")
-        if options.markdown:
-            report.put_into(options.markdown, name, report.format_markdown(rows, machine, name))
-        exceeded += [each.figure for each in comparisons if each.reached() is False]
-    for figure in exceeded:
-        print(f"limit exceeded: {figure}")
-    return 1 if exceeded and options.check else 0
+        begun = time.monotonic()
+        entry = report.Entry.begin()
+        figures = list(BENCHMARKS[name](told))
+        print(f"\n{name}, {time.monotonic() - begun:.0f} s")
+        print(report.format_text([report.HEADINGS, *map(report.row, figures)]), flush=True)
+        report.keep(
+            path, f"{name}{'-control' if told.control else ''}", entry.with_figures(figures)
+        )
+        missed += [each.figure for each in figures if each.reached() is False]
+    print(f"\nall samples: {path}")
+    for figure in missed:
+        print(f"missed: {figure}")
+    if options.record:
+        report.write_documentation()
+    return 1 if missed and options.check else 0
 
 
 if __name__ == "__main__":

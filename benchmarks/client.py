@@ -74,6 +74,10 @@ class Socket:
         subprotocols: to offer, in order.
         await_close: an answer 101 is expected to be followed by a close frame at once, and the
             time until that frame counts.
+
+    Attributes:
+        socket: what it speaks through.
+        buffer: what came and was not looked at.
     """
 
     def __init__(
@@ -101,8 +105,8 @@ class Socket:
         self._request = "\r\n".join([*lines, "", ""]).encode()
         self._address = ("127.0.0.1", port)
         self._await_close = await_close
-        self._socket = socket.socket()
-        self._buffer = b""
+        self.socket = socket.socket()
+        self.buffer = b""
 
     def __enter__(self) -> Answer:
         """Shake hands.
@@ -111,14 +115,14 @@ class Socket:
             AnswerError: the connection ended before the answer.
         """
         begun = time.perf_counter_ns()
-        self._socket.settimeout(TIMEOUT)
-        self._socket.connect(self._address)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.sendall(self._request)
-        while b"\r\n\r\n" not in self._buffer:
+        self.socket.settimeout(TIMEOUT)
+        self.socket.connect(self._address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.sendall(self._request)
+        while b"\r\n\r\n" not in self.buffer:
             self._receive()
-        accepted = self._buffer.startswith(b"HTTP/1.1 101")
-        header, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        accepted = self.buffer.startswith(b"HTTP/1.1 101")
+        header, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
         close_code = self._receive_close() if accepted and self._await_close else None
         ended = time.perf_counter_ns()
         self._accepted = accepted and close_code is None
@@ -141,24 +145,24 @@ class Socket:
             if kind is None:
                 self._finish()
         finally:
-            self._socket.close()
+            self.socket.close()
 
     def _finish(self) -> None:
         if self._accepted or self._await_close:
             # A close frame with code 1000, masked with zeros.
-            self._socket.sendall(struct.pack("!BB4xH", 0x80 | _OPCODE_CLOSE, 0x80 | 2, 1000))
-        self._socket.shutdown(socket.SHUT_WR)
+            self.socket.sendall(struct.pack("!BB4xH", 0x80 | _OPCODE_CLOSE, 0x80 | 2, 1000))
+        self.socket.shutdown(socket.SHUT_WR)
         try:
-            while self._socket.recv(65536):
+            while self.socket.recv(65536):
                 pass
         except ConnectionResetError:
             pass  # a refusal may be cut off
 
     def _receive(self) -> None:
-        data = self._socket.recv(65536)
+        data = self.socket.recv(65536)
         if not data:
             raise AnswerError("the server hung up before it answered")
-        self._buffer += data
+        self.buffer += data
 
     def _receive_close(self) -> int:
         """Read frames up to a close frame; return its code."""
@@ -177,7 +181,7 @@ class Socket:
         return head[0] & 0x0F, self._take(length)
 
     def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
+        while len(self.buffer) < size:
             self._receive()
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        taken, self.buffer = self.buffer[:size], self.buffer[size:]
         return taken

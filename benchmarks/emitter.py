@@ -1,12 +1,17 @@
 """A kernel that does nothing but emit, fast enough that the server is what is measured.
 
-    python -m benchmarks.emitter CONNECTION_FILE
+    python -m benchmarks.emitter CONNECTION_FILE [--pub]
 
 The code of an execute_request is JSON: `{"count": 1000, "size": 100, "buffer": 0, "kind": "stream"}`.
-All messages are made and signed before the first is sent, and then their bytes are written to the
-subscribers' connections at once: iopub speaks ZMTP 3.0 (RFC 23 of the ZeroMQ project) on plain sockets,
-because a PUB socket takes longer for a message than the server is to take. Nothing is thrown away.
-Everything else is answered as a kernel does.
+Each output's text begins with its number: `#00000000`. All messages are made and signed before the first
+is sent, busy state included, and then their bytes are written to the subscribers' connections at once:
+iopub speaks ZMTP 3.0 (RFC 23 of the ZeroMQ project) on plain sockets, because a PUB socket takes longer
+for a message than the server is to take. Nothing is thrown away. Everything else is answered as a
+kernel does.
+
+With `--pub` iopub is what kernels have: a PUB socket, which throws away what is beyond its high-water
+mark of 1,000 messages. Then the code may name a `"rate"`, messages per second, and the reply's
+`"rate"` is what it came to.
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 from jupyter_client.session import Session
@@ -41,6 +47,13 @@ INFO = {
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
 
+NUMBERED = b"#00000000"
+
+PACE = 30
+"""Messages sent together where a rate is kept."""
+LATE = 0.005
+"""Seconds that are made up for."""
+
 
 def frame(data: bytes, flags: int) -> bytes:
     """One frame of ZMTP."""
@@ -54,7 +67,20 @@ def encode(parts: Sequence[bytes]) -> bytes:
     return b"".join([*(frame(part, MORE) for part in parts[:-1]), frame(parts[-1], 0)])
 
 
-class Publisher:
+Message = list[bytes]
+
+
+class Publisher(Protocol):
+    """What iopub is."""
+
+    def prepare(self, messages: Sequence[Message]) -> Any:
+        """What ``send`` takes for these."""
+
+    def send(self, prepared: Any, rate: float = 0) -> float:
+        """Send to all subscribers; return the messages per second."""
+
+
+class Wire:
     """What a PUB socket is to its subscribers, who all subscribe to everything.
 
     Args:
@@ -88,17 +114,95 @@ class Publisher:
             pass
         self._subscribers.remove(connection)
 
-    def send(self, data: bytes) -> None:
-        """Write encoded messages to all subscribers; waits for those that do not read."""
+    def prepare(self, messages: Sequence[Message]) -> bytes:
+        """Their bytes."""
+        return b"".join(map(encode, messages))
+
+    def send(self, prepared: bytes, rate: float = 0) -> float:
+        """Write to all subscribers, at any rate; waits for those that do not read."""
         for connection in list(self._subscribers):
             with contextlib.suppress(OSError):
-                connection.sendall(data)
+                connection.sendall(prepared)
+        return rate
+
+
+class Pub:
+    """A PUB socket as kernels have it.
+
+    Args:
+        socket: it.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    def prepare(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Themselves."""
+        return messages
+
+    def send(self, prepared: Sequence[Message], rate: float = 0) -> float:
+        """Send to all subscribers, so many per second."""
+        begun = due = time.perf_counter()
+        for at in range(0, len(prepared), PACE):
+            if rate:
+                # What another program made late is made up for a little, not in a burst.
+                due = max(due + PACE / rate, time.perf_counter() - LATE)
+                time.sleep(max(0, due - time.perf_counter()))
+            for message in prepared[at : at + PACE]:
+                self._socket.send_multipart(message)
+        return len(prepared) / (time.perf_counter() - begun)
+
+
+def read_code(request: dict[str, Any]) -> dict[str, Any]:
+    """What the code asks for; nothing if it is no such code."""
+    with contextlib.suppress(ValueError):
+        wanted = json.loads(request["content"]["code"])
+        if isinstance(wanted, dict):
+            return wanted
+    return {}
+
+
+def make_message(
+    session: Session, kind: str, content: dict[str, Any], parent: dict[str, Any]
+) -> Message:
+    """The parts of a message."""
+    message = session.msg(kind, content, parent=parent)
+    return list(session.serialize(message, ident=kind.encode()))
+
+
+def make_output(
+    session: Session,
+    request: dict[str, Any],
+    count: int,
+    size: int,
+    buffer: int = 0,
+    kind: str = "stream",
+    rate: float = 0,
+) -> Iterator[Message]:
+    """The messages that the code asks for."""
+    text = NUMBERED.decode().ljust(size - 1, "x") + "\n"
+    content: dict[str, Any] = {"data": {"text/plain": text}, "metadata": {}}
+    if kind == "stream":
+        content = {"name": "stdout", "text": text}
+    # Made in full but once: that takes longer than everything else.
+    message = make_message(session, kind, content, request)
+    *ident, _, header, parent, metadata, body = message
+    message_id = json.loads(header)["msg_id"].encode()
+    buffers = [bytes(buffer)] if buffer else []
+    for number in range(count):
+        parts = [
+            header.replace(message_id, b"%b-%d" % (message_id, number)),
+            parent,
+            metadata,
+            body.replace(NUMBERED, b"#%08d" % number),
+        ]
+        yield [*ident, session.sign(parts), *parts, *buffers]
 
 
 class Emitter:
     """The kernel of a connection file."""
 
-    def __init__(self, connection: dict[str, Any]) -> None:
+    def __init__(self, connection: dict[str, Any], *, pub: bool) -> None:
         self.session = Session(key=connection["key"].encode())
         context = zmq.Context()
         ip = connection["ip"]
@@ -109,7 +213,9 @@ class Emitter:
             made.bind(f"tcp://{ip}:{connection[name + '_port']}")
             return made
 
-        self.iopub = Publisher((ip, connection["iopub_port"]))
+        self.iopub: Publisher = (
+            Pub(bind(zmq.PUB, "iopub")) if pub else Wire((ip, connection["iopub_port"]))
+        )
         self.shell, self.control = bind(zmq.ROUTER, "shell"), bind(zmq.ROUTER, "control")
         self.stdin = bind(zmq.ROUTER, "stdin")
         self.heart = bind(zmq.REP, "hb")
@@ -132,41 +238,26 @@ class Emitter:
         if request is None:
             return True
         kind: str = request["header"]["msg_type"]
-        self.iopub.send(self.made("status", {"execution_state": "busy"}, request))
+        code = read_code(request) if kind == "execute_request" else {}
+        output = self.iopub.prepare(
+            list(make_output(self.session, request, **code)) if code else []
+        )
+        self.tell_state("busy", request)
         content: dict[str, Any] = {"status": "ok"}
         if kind == "kernel_info_request":
             content = INFO
         elif kind == "execute_request":
-            content["execution_count"] = 1
-            self.iopub.send(self.output(request))
+            content |= {"execution_count": 1, "rate": self.iopub.send(output, code.get("rate", 0))}
         reply = kind.replace("_request", "_reply")
         self.session.send(asked, reply, content, parent=request, ident=identities)
-        self.iopub.send(self.made("status", {"execution_state": "idle"}, request))
+        self.tell_state("idle", request)
         return kind != "shutdown_request"
 
-    def made(
-        self, kind: str, content: dict[str, Any], parent: dict[str, Any], *buffers: bytes
-    ) -> bytes:
-        """An encoded message."""
-        message = self.session.msg(kind, content, parent=parent)
-        return encode([*self.session.serialize(message, ident=kind.encode()), *buffers])
-
-    def output(self, request: dict[str, Any]) -> bytes:
-        """What the code asks for."""
-        try:
-            wanted = json.loads(request["content"]["code"])
-        except ValueError:
-            return b""
-        if not isinstance(wanted, dict):
-            return b""
-        text = "x" * wanted["size"]
-        buffers = [bytes(wanted["buffer"])] if wanted.get("buffer") else []
-        if wanted.get("kind", "stream") == "stream":
-            kind, content = "stream", {"name": "stdout", "text": text}
-        else:
-            kind, content = "display_data", {"data": {"text/plain": text}, "metadata": {}}
-        return b"".join(self.made(kind, content, request, *buffers) for _ in range(wanted["count"]))
+    def tell_state(self, state: str, parent: dict[str, Any]) -> None:
+        """Send a status message."""
+        made = make_message(self.session, "status", {"execution_state": state}, parent)
+        self.iopub.send(self.iopub.prepare([made]))
 
 
 if __name__ == "__main__":
-    Emitter(json.loads(Path(sys.argv[1]).read_text())).run()
+    Emitter(json.loads(Path(sys.argv[1]).read_text()), pub="--pub" in sys.argv).run()

@@ -11,19 +11,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from benchmarks import client, servers
+from benchmarks.pairs import Options
 from benchmarks.stats import Comparison
 from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER
-
-if TYPE_CHECKING:
-    from benchmarks.__main__ import Options
 
 LIMIT = 1.1
 """Times stock's: what a handshake may take."""
 
+PAIRS = 1000
 LEAST_PAIRS = 200
+"""Of fewer nothing is concluded: what is to be seen is small."""
 WARM_UP = 20
 """Pairs measured and thrown away."""
 
@@ -115,20 +114,19 @@ def measure(options: Options) -> Iterator[Comparison]:
     """Yield time and processor time of every case.
 
     Args:
-        options: `pairs` is how many pairs to measure for each case, at least 200. They are spread
-            over `rounds` starts of the servers. With `control` both servers are stock and asked
-            the same.
+        options: with `control` both servers are stock and asked the same.
     """
-    pairs = max(options.pairs, LEAST_PAIRS)
     cases = [replace(case, ours=case.stock) if options.control else case for case in CASES]
     samples = {case: Samples() for case in cases}
-    for number in range(options.rounds):
-        with servers.both(CONFIG, control=options.control) as (stock, ours):
+    for share in options.shares(PAIRS):
+        with servers.both(CONFIG, control=options.control, kernel=True, pinned=True) as (
+            stock,
+            ours,
+        ):
             for case in cases:
-                share = pairs * (number + 1) // options.rounds - pairs * number // options.rounds
                 samples[case].add(case, stock, ours, share)
     for case in cases:
-        yield Comparison(case.figure, "ms", *samples[case].times, limit=LIMIT)
+        yield Comparison(case.figure, "ms", *samples[case].times, limit=LIMIT, least=LEAST_PAIRS)
         yield Comparison(f"{case.figure}: server CPU", "ms", *samples[case].cpu)
 
 

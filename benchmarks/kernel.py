@@ -1,4 +1,4 @@
-"""What it costs to pass messages between a kernel and its clients.
+"""What it costs to pass messages between a kernel and one client.
 
 Time is the client's: from the third message of a flood to the idle status that ends it, or from a request
 to its reply. Processor time is the server's, of all its threads, from before the request until it is
@@ -8,306 +8,131 @@ idle again, so that what is put off until later counts too. Stock's limits on th
 from __future__ import annotations
 
 import json
-import os
-import random
-import struct
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
 
-from benchmarks import client, servers
-from benchmarks.stats import Comparison
-from jupyter_token_ws.protocol.subprotocols import KERNEL
+from benchmarks import client
+from benchmarks.channels import Channels
+from benchmarks.pairs import UNLIMITED, Options, alternate, column
+from benchmarks.servers import Server
+from benchmarks.stats import LEAST_PAIRS, Comparison
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from benchmarks.__main__ import Options
-
-CONFIG = {"ZMQChannelsWebsocketConnection": {"limit_rate": False}}
-
-EMITTER = [sys.executable, "-m", "benchmarks.emitter", "{connection_file}"]
-LEAST_PAIRS = 30
-WARM_UP = 2
-"""Pairs measured and thrown away."""
-
-HEAD = 1024
-"""Bytes of a message that are looked at."""
+TRIPS = 10
+"""Requests of one sample, one after the other."""
 
 
 @dataclass(frozen=True)
 class Flood:
-    """One figure: what the emitter is told."""
+    """What the emitter is told."""
 
-    figure: str
-    v1: bool
     count: int
     size: int
-    limit: float
-    cpu_limit: float | None = None
+    v1: bool = True
     buffer: int = 0
     kind: str = "stream"
 
-    @property
-    def code(self) -> str:
-        """For the emitter."""
+    def __call__(self, server: Server, kernel_id: str) -> Sequence[float]:
+        """Microseconds of time and of processor time for a message."""
         names = ("count", "size", "buffer", "kind")
-        return json.dumps({name: getattr(self, name) for name in names})
-
-
-FLOODS = (
-    Flood("100-byte stream messages, v1", True, 5000, 100, 1 / 15, 1 / 10),
-    Flood("100-byte stream messages, legacy", False, 5000, 100, 1 / 12, 1 / 10),
-    Flood("64 KiB messages, v1", True, 500, 65536, 1 / 2.5),
-    Flood("64 KiB messages, legacy", False, 500, 65536, 1 / 3),
-    Flood("1 MiB buffers, v1", True, 50, 10, 1 / 1.2, None, 2**20, "display_data"),
-)
-
-
-class Channels:
-    """A kernel's socket.
-
-    Args:
-        server: where it is.
-        kernel_id: which kernel.
-        v1: whether to speak the newer format.
-    """
-
-    def __init__(self, server: servers.Server, kernel_id: str, *, v1: bool) -> None:
-        self.v1 = v1
-        path = f"/api/kernels/{kernel_id}/channels?session_id={os.urandom(8).hex()}"
-        self._socket = client.Socket(server.port, path, server.token, [KERNEL] if v1 else [])
-        self._buffer, self._at = bytearray(), 0
-        self._scratch = bytearray(2**20)
-        self.size = 0
-        """Bytes of the message that ``messages`` gave last."""
-
-    def __enter__(self) -> Self:
-        self._socket.__enter__()
-        self._buffer += self._socket._buffer
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._socket.__exit__(kind, error, trace)
-
-    def ask(self, kind: str, code: str = "") -> bytes:
-        """Send a request on the shell channel; return its id."""
-        message_id = os.urandom(8).hex()
-        header = {
-            "msg_id": message_id,
-            "msg_type": kind,
-            "session": message_id,
-            "username": "",
-            "date": "2026-01-01T00:00:00Z",
-            "version": "5.3",
-        }
-        content: dict[str, Any] = {}
-        if kind == "execute_request":
-            content = {"code": code, "silent": False, "store_history": False}
-            content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
-        parts = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-        if self.v1:
-            blobs = [b"shell", *(json.dumps(part).encode() for part in parts.values())]
-            offsets = [8 * (len(blobs) + 2)]
-            for blob in blobs:
-                offsets.append(offsets[-1] + len(blob))
-            payload = struct.pack(f"<{len(offsets) + 1}Q", len(offsets), *offsets)
-            payload += b"".join(blobs)
-        else:
-            payload = json.dumps({"channel": "shell", "buffers": [], **parts}).encode()
-        # Masked with zeros.
-        head = struct.pack("!BBH4x", 0x82 if self.v1 else 0x81, 0x80 | 126, len(payload))
-        if len(payload) < 126:
-            raise client.AnswerError("a request is longer than that")
-        self._socket._socket.sendall(head + payload)
-        return message_id.encode()
-
-    def messages(self) -> Iterator[bytes]:
-        """The beginnings of the messages that come."""
-        data, at = self._buffer, self._at
-        while True:
-            while len(data) - at >= 10:
-                size, head = data[at + 1], 2
-                if size == 126:
-                    size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
-                elif size == 127:
-                    size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
-                start = at + head
-                if len(data) < start + size:
-                    if len(data) < start + HEAD:
-                        break
-                    # The rest of a large one is read and thrown away: keeping it takes this client
-                    # longer than the server.
-                    self._skip(start + size - len(data))
-                    beginning = bytes(data[start : start + HEAD])
-                    data.clear()
-                    self._at = at = 0
-                    self.size = size
-                    yield beginning
-                    continue
-                self._at = at = start + size
-                self.size = size
-                yield bytes(data[start : min(at, start + HEAD)])
-            data, at = data[at:], 0
-            received = self._socket._socket.recv(2**20)
-            if not received:
-                raise client.AnswerError("the server hung up")
-            data += received
-            self._buffer, self._at = data, 0
-
-    def _skip(self, size: int) -> None:
-        while size:
-            received = self._socket._socket.recv_into(self._scratch, min(size, len(self._scratch)))
-            if not received:
-                raise client.AnswerError("the server hung up")
-            size -= received
-
-    def until(self, message_id: bytes, what: bytes) -> int:
-        """Read until a message about a request has this in it; return how many came, it included."""
-        for count, message in enumerate(self.messages(), 1):
-            if what in message and message_id in message:
-                return count
-        raise client.AnswerError("the server hung up")
-
-    def settle(self) -> None:
-        """Wait until the kernel answers here."""
-        self.until(self.ask("kernel_info_request"), b'"idle"')
-
-
-@dataclass
-class Samples:
-    """Of one figure: stock first, ours second, pair by pair."""
-
-    times: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
-    cpu: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
-
-
-Measure = Callable[[servers.Server, str], tuple[float, float]]
-
-
-def flood(case: Flood) -> Measure:
-    """Microseconds of time and of processor time for a message."""
-
-    def measure(server: servers.Server, kernel_id: str) -> tuple[float, float]:
-        with Channels(server, kernel_id, v1=case.v1) as channels:
+        code = json.dumps({name: getattr(self, name) for name in names})
+        with Channels(server, kernel_id, v1=self.v1) as channels:
             channels.settle()
             before = server.idle_cpu_ns()
-            message_id = channels.ask("execute_request", case.code)
+            message_id = channels.ask("execute_request", code)
             begun = 0
-            size = 0
-            for count, message in enumerate(channels.messages(), 1):
-                size += channels.size
+            total = 0
+            for count, (size, message) in enumerate(channels.messages(), 1):
+                total += size
                 if count == 3:
                     begun = time.perf_counter_ns()
                 if b'"idle"' in message and message_id in message:
                     break
             spent = time.perf_counter_ns() - begun
             # Neighbouring text may come in fewer messages, but not in fewer bytes.
-            if size < case.count * (case.size + case.buffer):
-                raise client.AnswerError(f"{server.name}: {size} bytes in {count} messages")
+            if total < self.count * (self.size + self.buffer):
+                raise client.AnswerError(f"{server.name}: {total} bytes in {count} messages")
             cpu = server.idle_cpu_ns() - before
-        return spent / case.count / 1e3, cpu / case.count / 1e3
-
-    return measure
+        return spent / self.count / 1e3, cpu / self.count / 1e3
 
 
-def round_trip(server: servers.Server, kernel_id: str) -> tuple[float, float]:
+def make_round_trips(server: Server, kernel_id: str) -> Sequence[float]:
     """Milliseconds from an execute_request to its reply, of many the median; processor time of each."""
-    with Channels(server, kernel_id, v1=True) as channels:
+    with Channels(server, kernel_id) as channels:
         channels.settle()
         before = server.idle_cpu_ns()
         times = []
-        for _ in range(10):
+        for _ in range(TRIPS):
             begun = time.perf_counter_ns()
             message_id = channels.ask("execute_request", "1")
-            channels.until(message_id, b'"execute_reply"')
-            times.append(time.perf_counter_ns() - begun)
+            times.append(channels.until(message_id, b'"execute_reply"') - begun)
         cpu = server.idle_cpu_ns() - before
-    return sorted(times)[5] / 1e6, cpu / 10 / 1e6
+    return median(times) / 1e6, cpu / TRIPS / 1e6
 
 
-def connect(server: servers.Server, kernel_id: str) -> tuple[float, float]:
+def connect(server: Server, kernel_id: str) -> Sequence[float]:
     """Milliseconds from before the handshake to the reply to a first kernel_info_request."""
     before = server.idle_cpu_ns()
     begun = time.perf_counter_ns()
-    with Channels(server, kernel_id, v1=True) as channels:
+    with Channels(server, kernel_id) as channels:
         message_id = channels.ask("kernel_info_request")
-        channels.until(message_id, b'"kernel_info_reply"')
-        spent = time.perf_counter_ns() - begun
+        spent = channels.until(message_id, b'"kernel_info_reply"') - begun
     return spent / 1e6, (server.idle_cpu_ns() - before) / 1e6
 
 
 @dataclass(frozen=True)
-class Case:
-    """One figure. ``kernel`` is "emitter" or "python3"."""
+class Line:
+    """Time and processor time of something that one client does.
+
+    Attributes:
+        figure: what it is.
+        unit: of both.
+        start: starts the kernel.
+        sample: measures once.
+        limit: times stock's.
+        cpu_limit: times stock's.
+    """
 
     figure: str
     unit: str
-    kernel: str
-    measure: Measure
+    start: Callable[[Server], str]
+    sample: Callable[[Server, str], Sequence[float]]
     limit: float
     cpu_limit: float | None = None
 
-
-CASES = (
-    *(
-        Case(each.figure, "µs", "emitter", flood(each), each.limit, each.cpu_limit)
-        for each in FLOODS
-    ),
-    Case("execute round trip, 1 client", "ms", "emitter", round_trip, 0.10),
-    Case("execute round trip, 1 client, ipykernel", "ms", "python3", round_trip, 0.20),
-    Case("connect to first kernel_info_reply", "ms", "emitter", connect, 0.35),
-    Case("connect to first kernel_info_reply, ipykernel", "ms", "python3", connect, 0.35),
-)
-
-
-def measure(options: Options) -> Iterator[Comparison]:
-    """Yield time and processor time of every case.
-
-    Args:
-        options: `pairs` is how many pairs to measure for each case: at least 30, a tenth of what a
-            handshake gets. They are spread over `rounds` starts of the servers. With `control` both
-            servers are stock.
-    """
-    pairs = max(options.pairs // 10, LEAST_PAIRS)
-    samples = {case: Samples() for case in CASES}
-    for number in range(options.rounds):
-        with servers.both(CONFIG, control=options.control, pinned=False) as both:
-            kernels = [
-                {"python3": server.kernel_id, "emitter": server.start_kernel("emitter", EMITTER)}
-                for server in both
-            ]
-            for case in CASES:
-                share = pairs * (number + 1) // options.rounds - pairs * number // options.rounds
-                _add(samples[case], case, both, kernels, share)
-    for case in CASES:
-        yield Comparison(case.figure, case.unit, *samples[case].times, limit=case.limit)
+    def measure(self, options: Options) -> Iterator[Comparison]:
+        """Yield both figures."""
+        samples = alternate(
+            options.shares(LEAST_PAIRS),
+            self.start,
+            self.sample,
+            config=UNLIMITED,
+            control=options.control,
+        )
+        yield Comparison(self.figure, self.unit, *column(samples, 0), limit=self.limit)
         yield Comparison(
-            f"{case.figure}: server CPU", case.unit, *samples[case].cpu, limit=case.cpu_limit
+            f"{self.figure}: server CPU", self.unit, *column(samples, 1), limit=self.cpu_limit
         )
 
 
-def _add(
-    samples: Samples,
-    case: Case,
-    both: tuple[servers.Server, servers.Server],
-    kernels: list[dict[str, str]],
-    pairs: int,
-) -> None:
-    source = random.Random(case.figure)
-    sides = list(enumerate(zip(both, kernels, strict=True)))
-    for number in range(-WARM_UP, pairs):
-        source.shuffle(sides)
-        for index, (server, kernel) in sides:
-            spent, cpu = case.measure(server, kernel[case.kernel])
-            if number >= 0:
-                samples.times[index].append(spent)
-                samples.cpu[index].append(cpu)
+EMITTER, IPYKERNEL = Server.start_emitter, Server.start_kernel
+STREAM, TRIP = "100-byte stream messages", "execute round trip"
+CONNECT = "connect to first kernel_info_reply"
+LARGE = Flood(500, 65536), Flood(500, 65536, v1=False)
+BUFFERS = Flood(50, 10, True, 2**20, "display_data"), Flood(50, 10, False, 2**20, "display_data")
+
+LINES = {
+    "stream-v1": Line(f"{STREAM}, v1", "µs", EMITTER, Flood(5000, 100), 1 / 15, 1 / 10),
+    "stream-legacy": Line(
+        f"{STREAM}, legacy", "µs", EMITTER, Flood(5000, 100, v1=False), 1 / 12, 1 / 10
+    ),
+    "large-v1": Line("64 KiB messages, v1", "µs", EMITTER, LARGE[0], 1 / 2.5),
+    "large-legacy": Line("64 KiB messages, legacy", "µs", EMITTER, LARGE[1], 1 / 3),
+    "buffers-v1": Line("1 MiB buffers, v1", "µs", EMITTER, BUFFERS[0], 1 / 1.2),
+    "buffers-legacy": Line("1 MiB buffers, legacy", "µs", EMITTER, BUFFERS[1], 1 / 1.2),
+    "trip": Line(TRIP, "ms", EMITTER, make_round_trips, 0.10),
+    "trip-ipykernel": Line(f"{TRIP}, ipykernel", "ms", IPYKERNEL, make_round_trips, 0.20),
+    "connect": Line(CONNECT, "ms", EMITTER, connect, 0.20),
+    "connect-ipykernel": Line(f"{CONNECT}, ipykernel", "ms", IPYKERNEL, connect, 0.20),
+}

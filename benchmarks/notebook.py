@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.stats import Comparison
+from benchmarks.pairs import Options
+from benchmarks.stats import LEAST_PAIRS, Comparison
 from tests.support.browser import chromium
 from tests.support.lab_pages import FRONTENDS, put_notebook
 from tests.support.lab_servers import start_lab
@@ -22,13 +23,9 @@ from tests.support.lab_servers import start_lab
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
-    from benchmarks.__main__ import Options
-
 LIMIT = 1.05
 """Times stock's."""
 
-MOST_PAIRS = 100
-"""However many are asked for: each takes some seconds."""
 WARM_UP = 2
 """Pairs measured and thrown away."""
 PATIENCE = 120.0
@@ -61,15 +58,11 @@ def measure(options: Options) -> Iterator[Comparison]:
     """Yield the time for each frontend.
 
     Args:
-        options: `pairs` is how many pairs to measure for each frontend, at most 100; `rounds` is over how
-            many starts of the servers. With `control` both servers are stock.
+        options: with `control` both servers are stock.
     """
-    pairs = min(options.pairs, MOST_PAIRS)
-    rounds = min(options.rounds, pairs)
     for name in FRONTENDS:
         samples: tuple[list[float], list[float]] = ([], [])
-        for number in range(rounds):
-            share = pairs * (number + 1) // rounds - pairs * number // rounds
+        for share in options.shares(LEAST_PAIRS):
             _measure(name, share, samples, control=options.control)
         yield Comparison(f"{name}: page to first output", "ms", *samples, limit=LIMIT)
 

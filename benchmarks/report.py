@@ -1,4 +1,8 @@
-"""Prints and writes down what was measured."""
+"""Prints and writes down what was measured.
+
+A run keeps all its samples as JSON. Those of the run that the documentation tells of are in `RECORD`,
+and its tables and its plot are made of them and of nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,72 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from benchmarks.stats import Comparison, spread
+from benchmarks import plot
+from benchmarks.stats import Comparison, Count, Figure, spread
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "build" / "benchmarks.json"
+RECORD = ROOT / "benchmarks" / "record.json"
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
+PLOT = ROOT / "docs" / "images" / "performance.svg"
 
 PACKAGES = ("jupyter_server", "tornado", "jupyter_client", "pyzmq", "jupyter_token_ws")
 
-HEADINGS = ("figure", "unit", "stock", "ours", "ratio", "95 % interval", "spread", "pairs", "limit")
+SECTIONS = ("handshake", "notebook")
+"""Benchmarks with a table of their own; what the others measured stands in one called "kernel"."""
+
+HEADINGS = (
+    "figure",
+    "unit",
+    "stock",
+    "ours",
+    "ratio",
+    "95 % interval",
+    "spread",
+    "samples",
+    "to reach",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one benchmark found.
+
+    Attributes:
+        machine: on what and with what.
+        date: of the day.
+        load: of the machine when it began.
+        figures: in the order of the table.
+    """
+
+    machine: str
+    date: str
+    load: float
+    figures: Sequence[Figure] = field(default=())
+
+    @classmethod
+    def begin(cls) -> Entry:
+        """One that begins now."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        return cls(describe_machine(), time.strftime("%Y-%m-%d"), round(load, 1))
+
+    def with_figures(self, figures: Sequence[Figure]) -> Entry:
+        """The same with what came of it."""
+        return replace(self, figures=figures)
 
 
 def describe_machine() -> str:
     """Say on what and with what the figures came about."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return (
-        f"{os.cpu_count()} cores ({_processor()}), load {load} at the start,"
-        f" {platform.system()}, Python {platform.python_version()}, {packages}"
+        f"{os.cpu_count()} cores ({_processor()}), {platform.system()},"
+        f" Python {platform.python_version()}, {packages}"
     )
 
 
@@ -37,23 +89,63 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def row(comparison: Comparison) -> tuple[str, ...]:
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def row(figure: Figure) -> tuple[str, ...]:
     """Return the cells of one line, as `HEADINGS` names them."""
-    interval = comparison.interval()
-    limit = "-"
-    if comparison.limit is not None:
-        limit = f"{comparison.limit:g} {'ok' if comparison.reached() else 'EXCEEDED'}"
+    return _comparison_row(figure) if isinstance(figure, Comparison) else _count_row(figure)
+
+
+def _comparison_row(figure: Comparison) -> tuple[str, ...]:
+    interval = figure.interval()
+    first, second = (
+        _number(median(samples)) + (f" ({figure.sides[index]})" if figure.sides else "")
+        for index, samples in enumerate((figure.stock, figure.ours))
+    )
     return (
-        comparison.figure,
-        comparison.unit,
-        f"{median(comparison.stock):.3f}",
-        f"{median(comparison.ours):.3f}",
+        figure.figure,
+        figure.unit,
+        first,
+        second,
         f"{interval.ratio:.3f}",
         f"{interval.low:.3f} to {interval.high:.3f}",
-        f"{spread(comparison.stock):.0%} / {spread(comparison.ours):.0%}",
-        str(len(comparison.ours)),
-        limit,
+        f"{spread(figure.stock):.0%} / {spread(figure.ours):.0%}",
+        str(len(figure.ours)),
+        _verdict("≤", figure.limit, figure.reached()),
     )
+
+
+def _count_row(figure: Count) -> tuple[str, ...]:
+    sign, limit = ("≥", figure.at_least) if figure.at_most is None else ("≤", figure.at_most)
+    return (
+        figure.figure,
+        figure.unit,
+        _range(figure.stock),
+        _range(figure.ours),
+        "",
+        "",
+        "",
+        str(len(figure.ours)),
+        _verdict(sign, limit, figure.reached()),
+    )
+
+
+def _verdict(sign: str, limit: float | None, reached: bool | None) -> str:
+    if limit is None:
+        return "-"
+    said = {True: "ok", False: "MISSED", None: "too few pairs"}[reached]
+    return f"{sign} {_number(limit)} {said}"
+
+
+def _range(samples: Sequence[float]) -> str:
+    low, high = _number(min(samples)), _number(max(samples))
+    return low if low == high else f"{low} to {high}"
+
+
+def _number(value: float) -> str:
+    """Three digits, or all those before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def format_text(rows: Sequence[Sequence[str]]) -> str:
@@ -68,26 +160,40 @@ def format_text(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def format_markdown(rows: Iterable[Sequence[str]], machine: str, title: str) -> str:
-    """Return the table and the machine between two comments that name the benchmark."""
-    headings, *rest = rows
+def format_markdown(title: str, entries: Sequence[Entry], control: Sequence[Entry] = ()) -> str:
+    """Return a table, the machine and the noise between two comments that name the section."""
+    figures = [figure for entry in entries for figure in entry.figures]
+    loads = [entry.load for entry in entries]
     lines = [
-        f"<!-- begin {title}: written by `python -m benchmarks {title} --markdown` -->",
+        f"<!-- begin {title}: written by `python -m benchmarks --write` -->",
         "",
-        f"| {' | '.join(headings)} |",
-        "|---|" + "---:|" * (len(headings) - 1),
-        *(f"| {' | '.join(cells)} |" for cells in rest),
+        f"| {' | '.join(HEADINGS)} |",
+        "|---|" + "---:|" * (len(HEADINGS) - 1),
+        *(f"| {' | '.join(row(figure))} |" for figure in figures),
         "",
-        f"{time.strftime('%Y-%m-%d')}, {machine}.",
-        "Medians; spread is the interquartile range over the median, stock / ours.",
+        *(f"{text}." for text in dict.fromkeys(f"{each.date}, {each.machine}" for each in entries)),
+        f"Load of the machine before it began: {_range(loads)}.",
+        *_describe_control(control),
         "",
         f"<!-- end {title} -->",
     ]
     return "\n".join(lines)
 
 
+def _describe_control(entries: Iterable[Entry]) -> list[str]:
+    ratios = [
+        figure.interval().ratio
+        for entry in entries
+        for figure in entry.figures
+        if isinstance(figure, Comparison) and not figure.sides
+    ]
+    if not ratios:
+        return []
+    return [f"Stock against stock, the {len(ratios)} ratios were {_range(ratios)}."]
+
+
 def put_into(path: Path, title: str, text: str) -> None:
-    """Put *text* into the file in place of the same benchmark's older table, else at its end."""
+    """Put *text* into the file in place of the same section's older table, else at its end."""
     old = path.read_text() if path.exists() else ""
     begin, end = old.find(f"<!-- begin {title}:"), old.find(f"<!-- end {title} -->")
     if 0 <= begin < end:
@@ -97,22 +203,55 @@ def put_into(path: Path, title: str, text: str) -> None:
     path.write_text(new)
 
 
-def write_json(path: Path, comparisons: Sequence[Comparison], machine: str) -> None:
-    """Write all samples, so that they can be judged in another way later."""
+# -- samples ---------------------------------------------------------------------------------------
+
+
+def keep(path: Path, name: str, entry: Entry) -> None:
+    """Put what a benchmark found in place of what it found before."""
+    entries = load(path)
+    entries[name] = entry
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures = []
-    for comparison in comparisons:
-        interval = comparison.interval()
-        figures.append(
-            {
-                "figure": comparison.figure,
-                "unit": comparison.unit,
-                "ratio": interval.ratio,
-                "low": interval.low,
-                "high": interval.high,
-                "limit": comparison.limit,
-                "stock": list(comparison.stock),
-                "ours": list(comparison.ours),
-            }
-        )
-    path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=1))
+    # A line for each figure.
+    benchmarks = []
+    for key, each in entries.items():
+        head = json.dumps({"machine": each.machine, "date": each.date, "load": each.load})
+        figures = ",\n".join(json.dumps(_plain(figure)) for figure in each.figures)
+        benchmarks.append(f'{json.dumps(key)}: {head[:-1]}, "figures": [\n{figures}]}}')
+    path.write_text("{\n" + ",\n".join(benchmarks) + "\n}\n")
+
+
+def _plain(figure: Figure) -> dict[str, Any]:
+    plain = asdict(figure)
+    # More digits than the clock means.
+    for side in ("stock", "ours"):
+        plain[side] = [float(f"{sample:.5g}") for sample in plain[side]]
+    return {"kind": type(figure).__name__, **plain}
+
+
+def load(path: Path) -> dict[str, Entry]:
+    """What benchmarks found, by their names; nothing if there is no such file."""
+    if not path.exists():
+        return {}
+    kinds: dict[str, type[Comparison | Count]] = {"Comparison": Comparison, "Count": Count}
+    entries = {}
+    for name, entry in json.loads(path.read_text()).items():
+        figures = [kinds[each.pop("kind")](**each) for each in entry.pop("figures")]
+        entries[name] = Entry(**entry, figures=figures)
+    return entries
+
+
+def write_documentation(record: Path = RECORD, page: Path = PAGE, image: Path = PLOT) -> None:
+    """Write the tables and the plot of the documentation anew."""
+    sections: dict[str, tuple[list[Entry], list[Entry]]] = {}
+    for name, entry in load(record).items():
+        benchmark = name.removesuffix("-control")
+        title = benchmark if benchmark in SECTIONS else "kernel"
+        section = sections.setdefault(title, ([], []))
+        section[name != benchmark].append(entry)
+    for title, (entries, control) in sections.items():
+        if entries:
+            put_into(page, title, format_markdown(title, entries, control))
+    figures = [
+        figure for entries, _ in sections.values() for each in entries for figure in each.figures
+    ]
+    image.write_text(plot.draw(figures))

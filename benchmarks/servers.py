@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import secrets
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from typing import Any
 from jupyter_server.serverapp import ServerApp
 
 from benchmarks import client
+from benchmarks.channels import Channels
+
+EMITTER = [sys.executable, "-m", "benchmarks.emitter", "{connection_file}"]
 
 START_TIMEOUT = 60.0
 """Seconds for a server to answer, and for a kernel to be ready."""
@@ -44,7 +48,7 @@ class Server:
         port: on 127.0.0.1.
         token: that it takes.
         log: what it writes to.
-        kernel_id: of its one kernel.
+        kernel_id: of its ipykernel, "" without one.
     """
 
     name: str
@@ -69,28 +73,75 @@ class Server:
         times come in steps of 10 ms.
         """
         deadline = time.monotonic() + START_TIMEOUT
-        before, now = -1, self._cpu_ns()
-        while now != before:
+        before, now = None, self._idle_cpu_ns()
+        while now is None or now != before:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name}: the server does not come to rest")
             # Short beside a handshake, long beside a pause within one.
             time.sleep(0.0005)
-            before, now = now, self._cpu_ns()
+            before, now = now, self._idle_cpu_ns()
         return now
 
-    def _cpu_ns(self) -> int:
+    def _idle_cpu_ns(self) -> int | None:
+        """Of all threads, or None if one of them is at work.
+
+        Its state has to be looked at: the account of one that runs on stands still between two ticks
+        of the system's clock.
+        """
         total = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+                return None
             total += int((task / "schedstat").read_text().split()[0])
         return total
 
-    def start_kernel(self, name: str, argv: list[str]) -> str:
-        """Start a kernel of a kind that is installed for it with this command; return its id."""
+    @property
+    def memory(self) -> int:
+        """Bytes that it has in memory."""
+        return self._status("VmRSS")
+
+    @property
+    def memory_peak(self) -> int:
+        """The most that it had since ``forget_peak``."""
+        return self._status("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Count the peak from here (proc(5), clear_refs)."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _status(self, name: str) -> int:
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    @property
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def start_emitter(self, *arguments: str) -> str:
+        """Start a kernel that is `emitter`, with these arguments; return its id."""
+        name = "emitter" + "".join(arguments)
         folder = self.log.parent / "data" / "kernels" / name
         folder.mkdir(parents=True, exist_ok=True)
-        spec = {"argv": argv, "display_name": name, "language": name}
+        spec = {"argv": [*EMITTER, *arguments], "display_name": name, "language": name}
         (folder / "kernel.json").write_text(json.dumps(spec))
-        return _start_kernel(self, name)
+        return self.start_kernel(name)
+
+    def start_kernel(self, name: str = "python3") -> str:
+        """Start a kernel and wait until it has said that it is idle; return its id."""
+        kernel_id = str(self.request("POST", "/api/kernels", {"name": name})["id"])
+        with Channels(self, kernel_id) as channels:
+            channels.settle()
+        self.await_state(kernel_id, "idle")
+        return kernel_id
+
+    def await_state(self, kernel_id: str, state: str) -> None:
+        """Wait until the server says this of a kernel."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.request("GET", f"/api/kernels/{kernel_id}")["execution_state"] != state:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: the kernel does not get {state}")
+            time.sleep(0.02)
 
     def pin(self, cores: set[int]) -> None:
         """Keep all its threads on *cores*; those that they start later stay there too."""
@@ -100,29 +151,36 @@ class Server:
 
 @contextlib.contextmanager
 def both(
-    config: dict[str, Any] | None = None, *, control: bool = False, pinned: bool = True
+    config: dict[str, Any] | None = None,
+    *,
+    control: bool = False,
+    kernel: bool = False,
+    pinned: bool = False,
 ) -> Iterator[tuple[Server, Server]]:
-    """Run a stock server and one with the extension side by side, one idle kernel each.
-
-    The two share one core and leave the others to this process and the kernels: as one of them is
-    asked at a time they do not compete, and each finds the core as the other does. Left to the
-    scheduler, two stock servers differ by 10 % for seconds on end.
+    """Run a stock server and one with the extension side by side.
 
     Args:
         config: for both, in the form of jupyter_server_config.json.
         control: leave the extension out of both.
-        pinned: as said. Not where a server is to be at work in more than one thread: ZMQ receives in
-            one of its own.
+        kernel: start an ipykernel in each.
+        pinned: let the two share one core and leave the others to this process and the kernels: as
+            one of them is asked at a time they do not compete, and each finds the core as the other
+            does. Left to the scheduler, two stock servers differ by 10 % for seconds on end. Not
+            where a server is to be at work in more than one thread: ZMQ receives in one of its own.
 
     Yields:
         The stock server and ours.
     """
+    _allow_descriptors()
     extensions = {} if control else {"jupyter_token_ws": True}
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         _running("stock", Path(folder), {}, config or {}) as stock,
         _running("ours", Path(folder), extensions, config or {}) as ours,
     ):
+        if kernel:
+            for server in (stock, ours):
+                server.kernel_id = server.start_kernel()
         cores = os.sched_getaffinity(0)
         if pinned and len(cores) > 1:
             last = max(cores)
@@ -133,6 +191,12 @@ def both(
             yield stock, ours
         finally:
             os.sched_setaffinity(0, cores)
+
+
+def _allow_descriptors() -> None:
+    """As many as may be, here and in the servers: a thousand connections are some thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
@@ -176,7 +240,6 @@ def _running(
     try:
         server = Server(name, process, _find_port(process, home / "runtime", log), token, log)
         _check_extension(server, wanted=bool(extensions))
-        server.kernel_id = _start_kernel(server)
         yield server
     finally:
         process.terminate()
@@ -209,20 +272,6 @@ def _check_extension(server: Server, *, wanted: bool) -> None:
         there = False
     if there != wanted:
         raise RuntimeError(f"{server.name}: the extension is {'on' if there else 'off'}")
-
-
-def _start_kernel(server: Server, name: str = "python3") -> str:
-    """Start a kernel and wait until it has said that it is idle."""
-    kernel_id = str(server.request("POST", "/api/kernels", {"name": name})["id"])
-    with client.Socket(server.port, f"/api/kernels/{kernel_id}/channels", server.token):
-        # The first connection waits for the kernel; the state follows on its heels.
-        pass
-    deadline = time.monotonic() + START_TIMEOUT
-    while server.request("GET", f"/api/kernels/{kernel_id}")["execution_state"] != "idle":
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{server.name}: the kernel does not get ready")
-        time.sleep(0.05)
-    return kernel_id
 
 
 if __name__ == "__main__":

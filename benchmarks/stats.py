@@ -9,6 +9,8 @@ from statistics import median, quantiles
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+LEAST_PAIRS = 30
+"""Of fewer pairs an interval says little."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure, measured for both servers in alternated pairs.
+    """A figure of which the ratio counts, measured for both sides in alternated pairs.
 
     Attributes:
         figure: what was measured, as the table says it.
@@ -30,6 +32,8 @@ class Comparison:
         stock: samples of the stock server; the n-th pairs with the n-th of `ours`.
         ours: samples of the server with the extension.
         limit: the upper end of the interval must not exceed it; None if nobody set one.
+        least: so many pairs at least before anything is said about the limit.
+        sides: what the two are, where it is something else than the two servers.
     """
 
     figure: str
@@ -37,14 +41,50 @@ class Comparison:
     stock: Sequence[float]
     ours: Sequence[float]
     limit: float | None = None
+    least: int = LEAST_PAIRS
+    sides: Sequence[str] = ()
 
     def interval(self) -> Interval:
         """Return ours / stock, of medians."""
         return bootstrap_ratio(self.stock, self.ours)
 
     def reached(self) -> bool | None:
-        """Tell whether the limit holds with confidence; None without a limit."""
-        return None if self.limit is None else self.interval().high <= self.limit
+        """Tell whether the limit holds with confidence; None without a limit or with too few pairs."""
+        if self.limit is None or len(self.ours) < self.least:
+            return None
+        return self.interval().high <= self.limit
+
+
+@dataclass(frozen=True)
+class Count:
+    """A figure that counts by itself, and of which the worst sample counts.
+
+    Attributes:
+        figure: what was measured, as the table says it.
+        unit: of the samples.
+        stock: samples of the stock server.
+        ours: samples of the server with the extension.
+        at_most: no sample of ours may exceed it; None if nobody set such a limit.
+        at_least: no sample of ours may be less; likewise.
+    """
+
+    figure: str
+    unit: str
+    stock: Sequence[float]
+    ours: Sequence[float]
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def reached(self) -> bool | None:
+        """Tell whether the limits hold; None without any."""
+        if self.at_most is None and self.at_least is None:
+            return None
+        return (self.at_most is None or max(self.ours) <= self.at_most) and (
+            self.at_least is None or min(self.ours) >= self.at_least
+        )
+
+
+Figure = Comparison | Count
 
 
 def bootstrap_ratio(

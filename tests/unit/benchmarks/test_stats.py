@@ -2,8 +2,7 @@ import random
 
 import pytest
 
-from benchmarks.report import HEADINGS, format_markdown, put_into, row
-from benchmarks.stats import Comparison, bootstrap_ratio, spread
+from benchmarks.stats import LEAST_PAIRS, Comparison, Count, bootstrap_ratio, spread
 
 
 def _noisy(factor, count=200, seed=7):
@@ -73,21 +72,16 @@ def test_spread_is_the_interquartile_range_over_the_median():
     assert spread([4]) == 0
 
 
-def test_row_has_a_cell_for_every_heading():
-    cells = row(Comparison("handshake", "ms", [1.0, 1.0], [2.0, 2.0], limit=1.1))
-    assert len(cells) == len(HEADINGS)
-    assert cells[0] == "handshake"
-    assert cells[-1] == "1.1 EXCEEDED"
+def test_nothing_is_concluded_from_few_pairs():
+    few = Comparison("x", "ms", [1.0] * (LEAST_PAIRS - 1), [1.0] * (LEAST_PAIRS - 1), limit=2.0)
+    enough = Comparison("x", "ms", [1.0] * LEAST_PAIRS, [1.0] * LEAST_PAIRS, limit=2.0)
+    assert few.reached() is None
+    assert enough.reached() is True
 
 
-def test_table_replaces_the_older_one_of_the_same_name_only(tmp_path):
-    path = tmp_path / "performance.md"
-    path.write_text("# Performance\n\nWords.\n")
-    for title, machine in (("one", "first"), ("two", "second"), ("one", "third")):
-        put_into(path, title, format_markdown([HEADINGS], machine, title))
-    text = path.read_text()
-    assert text.startswith("# Performance\n\nWords.\n\n<!-- begin one")
-    assert "first" not in text
-    assert "second" in text
-    assert "third" in text
-    assert text.count("<!-- begin ") == text.count("<!-- end ") == 2
+def test_count_is_judged_by_its_worst_sample():
+    assert Count("lost", "", [9, 9], [0, 0], at_most=0).reached() is True
+    assert Count("lost", "", [9, 9], [0, 1], at_most=0).reached() is False
+    assert Count("taken", "", [9, 9], [1000, 1000], at_least=1000).reached() is True
+    assert Count("taken", "", [9, 9], [1000, 999], at_least=1000).reached() is False
+    assert Count("open", "", [9, 9], [1, 1]).reached() is None
