@@ -28,7 +28,7 @@ STYLE = """
 def draw(figures: Iterable[Figure]) -> str:
     """Return an SVG of all comparisons with a limit; the axis is logarithmic."""
     shown = [
-        (figure, figure.interval(), figure.limit)
+        (figure, figure.interval, figure.limit)
         for figure in figures
         if isinstance(figure, Comparison) and figure.limit is not None and not figure.sides
     ]

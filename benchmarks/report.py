@@ -98,7 +98,7 @@ def row(figure: Figure) -> tuple[str, ...]:
 
 
 def _comparison_row(figure: Comparison) -> tuple[str, ...]:
-    interval = figure.interval()
+    interval = figure.interval
     first, second = (
         _number(median(samples)) + (f" ({figure.sides[index]})" if figure.sides else "")
         for index, samples in enumerate((figure.stock, figure.ours))
@@ -182,7 +182,7 @@ def format_markdown(title: str, entries: Sequence[Entry], control: Sequence[Entr
 
 def _describe_control(entries: Iterable[Entry]) -> list[str]:
     ratios = [
-        figure.interval().ratio
+        figure.interval.ratio
         for entry in entries
         for figure in entry.figures
         if isinstance(figure, Comparison) and not figure.sides

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median, quantiles
 
 CONFIDENCE = 0.95
@@ -44,15 +45,16 @@ class Comparison:
     least: int = LEAST_PAIRS
     sides: Sequence[str] = ()
 
+    @cached_property
     def interval(self) -> Interval:
-        """Return ours / stock, of medians."""
+        """Ours / stock, of medians."""
         return bootstrap_ratio(self.stock, self.ours)
 
     def reached(self) -> bool | None:
         """Tell whether the limit holds with confidence; None without a limit or with too few pairs."""
         if self.limit is None or len(self.ours) < self.least:
             return None
-        return self.interval().high <= self.limit
+        return self.interval.high <= self.limit
 
 
 @dataclass(frozen=True)

@@ -93,3 +93,14 @@ def test_plot_shows_ratios_that_have_a_limit_and_nothing_else(tmp_path):
     assert "a handshake" in texts
     assert not {"no limit", "p99", "what is lost & gone"} & set(texts)
     assert len(list(drawing.iter("{http://www.w3.org/2000/svg}circle"))) == 1
+
+
+def test_page_is_that_of_the_record(tmp_path):
+    # Without the handshakes: judging a thousand pairs of each takes long.
+    record, page = tmp_path / "record.json", tmp_path / "page.md"
+    for name, entry in report.load(report.RECORD).items():
+        if name != "handshake":
+            report.keep(record, name, entry)
+    page.write_text(report.PAGE.read_text())
+    report.write_documentation(record, page, tmp_path / "plot.svg")
+    assert page.read_text() == report.PAGE.read_text()

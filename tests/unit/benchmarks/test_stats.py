@@ -60,9 +60,9 @@ def test_limit_is_judged_by_the_upper_bound():
     stock, ours = _noisy(1.08, count=100)
     comparison = Comparison("x", "ms", stock, ours)
     assert comparison.reached() is None
-    high = comparison.interval().high
+    high = comparison.interval.high
     assert Comparison("x", "ms", stock, ours, limit=high).reached() is True
-    between = (comparison.interval().ratio + high) / 2
+    between = (comparison.interval.ratio + high) / 2
     assert Comparison("x", "ms", stock, ours, limit=between).reached() is False
 
 
