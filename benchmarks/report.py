@@ -135,7 +135,10 @@ def _verdict(sign: str, limit: float | None, reached: bool | None) -> str:
     if limit is None:
         return "-"
     said = {True: "ok", False: "MISSED", None: "too few pairs"}[reached]
-    return f"{sign} {_number(limit)} {said}"
+    # What was set as so many times stock's rate is a fraction of its time.
+    short = _number(limit)
+    exact = abs(float(short) - limit) < 1e-9
+    return f"{sign} {short if exact else f'1/{1 / limit:.3g}'} {said}"
 
 
 def _range(samples: Sequence[float]) -> str:

@@ -38,6 +38,11 @@ def test_row_names_the_sides_where_they_are_not_the_servers():
     assert row(MEANWHILE)[2:4] == ("2 (quiet)", "3 (meanwhile)")
 
 
+def test_fractions_are_said_as_fractions():
+    assert row(Comparison("x", "ms", [9.0] * 30, [0.5] * 30, limit=1 / 15))[-1] == "≤ 1/15 ok"
+    assert row(Comparison("x", "ms", [9.0] * 30, [0.5] * 30, limit=0.35))[-1] == "≤ 0.35 ok"
+
+
 def test_few_pairs_are_said_to_be_few():
     assert row(Comparison("x", "ms", [1.0], [1.0], limit=2))[-1] == "≤ 2 too few pairs"
 
