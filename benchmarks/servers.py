@@ -128,11 +128,22 @@ class Server:
         return self.start_kernel(name)
 
     def start_kernel(self, name: str = "python3") -> str:
-        """Start a kernel and wait until it has said that it is idle; return its id."""
+        """Start a kernel and wait until it has said that it is idle; return its id.
+
+        Raises:
+            RuntimeError: it does not; what the server wrote about it is in there.
+        """
         kernel_id = str(self.request("POST", "/api/kernels", {"name": name})["id"])
-        with Channels(self, kernel_id) as channels:
-            channels.settle()
-        self.await_state(kernel_id, "idle")
+        try:
+            with Channels(self, kernel_id) as channels:
+                channels.settle()
+            self.await_state(kernel_id, "idle")
+        except (OSError, RuntimeError, client.AnswerError) as error:
+            log = self.log.read_text(errors="replace")
+            said = "\n".join(line for line in log.splitlines() if kernel_id in line)
+            raise RuntimeError(
+                f"{self.name}: kernel {kernel_id} does not start:\n{said}"
+            ) from error
         return kernel_id
 
     def await_state(self, kernel_id: str, state: str) -> None:
