@@ -133,6 +133,10 @@ class Channel:
         """Send a message, in its turn; whether the client may send more."""
         return self._inlet.put(sender, raw)
 
+    def waiting(self, sender: Sender) -> int:
+        """Bytes of a client that wait here."""
+        return self._inlet.waiting(sender)
+
     def send_own(self, raw: list[bytes]) -> None:
         """Send a message of the hub's own, at once."""
         self._inlet.put_first(raw)

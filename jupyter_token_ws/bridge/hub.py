@@ -39,6 +39,10 @@ RECONNECT = 0.2
 """Seconds in which ZMQ has connected all sockets to a kernel once it has connected one: it tries every
 tenth of a second. A question to a socket that is not connected yet the kernel would throw away."""
 
+ASKED_HIGH = 16 * 1024 * 1024
+"""Bytes that may wait of a client that was asked a question, before it is told to stop all the same. Its
+answer is then not read before the kernel goes on, by an interrupt for example."""
+
 AWAY_MAX = 8
 """Clients of one kernel that may be away at once; of more the one longest away is forgotten."""
 
@@ -406,8 +410,10 @@ class Hub:
             if adapted is None:
                 return True
             message = adapted
-        # Who was asked a question must be able to answer it: the kernel waits for that.
-        return channel.send(client, self._raw(message)) or client.asked
+        if channel.send(client, self._raw(message)):
+            return True
+        # Who was asked a question should be able to answer it: the kernel waits for that.
+        return client.asked and channel.waiting(client) <= ASKED_HIGH
 
     def _raw(self, message: Message) -> list[bytes]:
         return [DELIMITER, self.session.sign(message.parts[:4]), *message.parts]

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from jupyter_token_ws.bridge import client as client_module
+from jupyter_token_ws.bridge import hub as hub_module
 from jupyter_token_ws.bridge import inlet as inlet_module
 from tests.support.live_kernel import Client, Live, install, odd, printed
 from tests.support.waiting import auntil
@@ -234,13 +235,13 @@ SIZE = 20_000
 MANY = 6_000
 
 
-async def pour(client: Client) -> None:
+async def pour(client: Client, many: int = MANY) -> None:
     """Send much more than ZMQ and the operating system hold."""
     _, frame = client.frame("shell", "comm_msg", {"data": "x" * SIZE}, [])
     payload = frame.encode() if isinstance(frame, str) else frame
     # Masked with zeros.
     whole = struct.pack("!BBH4x", 0x82, 0x80 | 126, len(payload)) + payload
-    for _ in range(MANY):
+    for _ in range(many):
         client.knock.writer.write(whole)
         await client.knock.writer.drain()
 
@@ -252,18 +253,20 @@ def waiting(kernel: Live, stopped: int) -> bool:
     return sum(owner is not None and owner.waiting is not None for owner in owners) == stopped
 
 
+def held(kernel: Live) -> int:
+    """Most bytes of any client that wait for a channel."""
+    hub = kernel.hub
+    channels = hub._lane.channels.values()
+    return max(channel.waiting(client) for channel in channels for client in hub.clients)
+
+
 async def test_who_sends_too_much_is_held_back_and_nobody_else(plain):
     async with plain.client("ann") as ann, plain.client("bob") as bob:
         await bob.execute("ask", stdin=True)
         await bob.until("input_request")
         pouring = asyncio.create_task(pour(ann))
         await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
-        held = [
-            channel._inlet.waiting(client)
-            for channel in plain.hub._lane.channels.values()
-            for client in plain.hub.clients
-        ]
-        assert max(held) <= inlet_module.HIGH + 2 * SIZE
+        assert held(plain) <= inlet_module.HIGH + 2 * SIZE
         assert not pouring.done()
         await bob.send("control", "kernel_info_request")
         await bob.send("stdin", "input_reply", {"value": "answer"})
@@ -277,9 +280,24 @@ async def test_who_was_asked_can_answer_behind_much_else(plain):
     async with plain.client("ann") as ann:
         await ann.execute("ask", stdin=True)
         await ann.until("input_request")
-        await asyncio.wait_for(pour(ann), 60)
+        await asyncio.wait_for(pour(ann, 10 * inlet_module.HIGH // SIZE), 60)
         await ann.send("stdin", "input_reply", {"value": "answer"})
         assert (await ann.until("execute_reply"))["content"]["echo"] == "answer"
+
+
+async def test_who_was_asked_and_sends_far_too_much_is_held_back_too(plain):
+    async with plain.client("ann") as ann, plain.client("bob") as bob:
+        await ann.execute("ask", stdin=True)
+        await ann.until("input_request")
+        pouring = asyncio.create_task(pour(ann))
+        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        assert hub_module.ASKED_HIGH < held(plain) <= hub_module.ASKED_HIGH + 2 * SIZE
+        assert not pouring.done()
+        # Whoever else is there can get the kernel on.
+        await bob.send("stdin", "input_reply", {"value": "for her"})
+        assert (await ann.until("execute_reply"))["content"]["echo"] == "for her"
+        await asyncio.wait_for(pouring, 60)
+        assert await ann.run("done") == "done"
 
 
 async def test_who_waits_and_leaves_leaves_nothing(plain):
