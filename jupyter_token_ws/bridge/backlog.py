@@ -36,6 +36,9 @@ MERGED_MAX = 64 * 1024
 NOTICE_SIZE = OVERHEAD + 1024
 """Bytes counted for a notice before it is written."""
 
+CHUNK = 2**20
+"""Bytes that are written to the spool, and read again, at a time: less than a millisecond of work."""
+
 PARENTS_MAX = 16
 """Parents that one cut tells apart; more of them begin another one."""
 
@@ -328,7 +331,7 @@ class Backlog:
 
     def _spill(self) -> None:
         """Write the tail to the spool once it is large enough to be worth it."""
-        if self._broken or self._tail_size < self.limits.memory // 4:
+        if self._broken or self._tail_size < min(self.limits.memory // 4, CHUNK):
             return
         data = b"".join(
             piece

@@ -24,6 +24,10 @@ PORTION = 256 * 1024
 """Bytes that the backlog hands out at a time."""
 
 
+TURN = 1024 * 1024
+"""Bytes that the backlog hands out before others have their turn: about a millisecond of work."""
+
+
 class Owner(Protocol):
     """The connection that a client has at the moment."""
 
@@ -60,6 +64,7 @@ class Client:
         self.owner: Owner | None = None
         self.limit: Callable[[Batch], Batch] | None = None
         self._on_overflow = on_overflow
+        self._pumping = False
 
     def deliver(self, batch: Batch) -> None:
         """Messages from the kernel, the same for all clients."""
@@ -83,15 +88,27 @@ class Client:
         self.deliver(Batch([message]))
 
     def pump(self) -> None:
-        """Hand out what waits, as far as the connection takes it."""
+        """Hand out what waits, as far as the connection takes it; some of it at a time, so that others
+        have their turn when it takes all."""
+        left = TURN
         while self.outlet is not None and self.backlog and self.outlet.unsent_bytes < HIGH:
+            if left <= 0:
+                if not self._pumping:
+                    self._pumping = True
+                    asyncio.get_running_loop().call_soon(self._go_on)
+                return
             try:
                 taken = self.backlog.take(PORTION)
             except OSError:  # the spool cannot be read: what it held is lost, and that is told
                 self.backlog.overflow()
                 self._check()
                 return
+            left -= sum(message.size for message in taken)
             self._write(self.outlet, Batch(taken))
+
+    def _go_on(self) -> None:
+        self._pumping = False
+        self.pump()
 
     def attach(self, outlet: Outlet) -> None:
         """The client is there: it gets what waits for it, and what comes."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections import deque
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,3 +181,41 @@ def test_what_is_limited_is_limited_before_it_is_kept():
         assert numbers(line.arrived) == [1]
 
     asyncio.run(play())
+
+
+class Open(Line):
+    """Takes all at once, as a fast connection does."""
+
+    def send(self, batch: Batch) -> None:
+        self.arrived += batch.messages
+
+
+async def test_others_have_their_turn_while_much_is_handed_out():
+    client = Client("s", Backlog(Limits(), notice, FileSpool), lambda _: None)
+    for number in range(60):
+        client.deliver(Batch([made(number, "display_data", "large")]))
+    line = Open()
+    client.attach(line)
+    turns = [len(line.arrived)]
+    while client.backlog:
+        await asyncio.sleep(0)
+        turns.append(len(line.arrived))
+    assert numbers(line.arrived) == list(range(60))
+    assert max(after - before for before, after in pairwise([0, *turns])) <= 4
+    # A message in between comes behind them, and does not begin a second row of turns.
+    client.detach(0)
+    for number in range(60, 100):
+        client.deliver(Batch([made(number, "display_data", "large")]))
+    client.attach(line)
+    client.deliver(Batch([made(100, "status", "small")]))
+    client.pump()
+    client.detach(0)
+    await asyncio.sleep(0)
+    gone = len(line.arrived)
+    assert gone < 80
+    await asyncio.sleep(0)
+    assert len(line.arrived) == gone, "nobody is there"
+    client.attach(line)
+    while client.backlog:
+        await asyncio.sleep(0)
+    assert numbers(line.arrived) == list(range(101))
