@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_server.extension.application import ExtensionApp
@@ -185,6 +187,15 @@ class TokenWebSocketApp(ExtensionApp):
         _not_negative(proposal["trait"].name, proposal["value"])
         return proposal["value"]
 
+    @validate("backlog_directory")
+    def _directory(self, proposal: Any) -> Any:
+        path: str = proposal["value"]
+        if path and not (Path(path).is_dir() and os.access(path, os.W_OK | os.X_OK)):
+            raise TraitError(
+                f"TokenWebSocketApp.backlog_directory is no directory that can be written: {path}"
+            )
+        return path
+
     @validate("exclude_paths", "open_timeouts")
     def _patterns(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
@@ -211,30 +222,42 @@ class TokenWebSocketApp(ExtensionApp):
         try:
             super()._link_jupyter_server_extension(serverapp)
         except TraitError as error:
-            serverapp.log.critical("Bad config encountered during initialization: %s", error)
-            serverapp.exit(1)
+            self._end(serverapp, error)
+
+    def _end(self, serverapp: ServerApp, error: TraitError) -> None:
+        serverapp.log.critical("Bad config encountered during initialization: %s", error)
+        serverapp.exit(1)
 
     def initialize_settings(self) -> None:
         """The guard of this server."""
         self.guard = Guard(self._application, self.options(), self.log)
         self._build_bridge()
 
-    def _build_bridge(self) -> None:
-        """Put the bridge where jupyter_server's own class stands, if that is there by default."""
-        server, settings = cast("ServerApp", self.serverapp), self._application.settings
-        chosen = settings.get("kernel_websocket_connection_class")
-        if not self.bridge:
-            self.log.info("TokenWebSocketApp.bridge is False: kernels are without the bridge")
-            return
+    def _other_connection_class(self) -> str | None:
+        """The class that an administrator chose for kernels, or a gateway's; ``None`` for the default."""
+        server = cast("ServerApp", self.serverapp)
+        chosen: Any = server.kernel_websocket_connection_class
         named = any(
             "kernel_websocket_connection_class" in server.config[kind.__name__]
             for kind in type(server).__mro__
             if kind.__name__ in server.config
         )
-        if named or chosen is not ZMQChannelsWebsocketConnection:
-            name = getattr(chosen, "__name__", chosen)
-            self.log.info("Kernels are without the bridge: their connection class is %s", name)
+        return chosen.__name__ if named or chosen is not ZMQChannelsWebsocketConnection else None
+
+    def _build_bridge(self) -> None:
+        """Put the bridge where jupyter_server's own class stands, if that is there by default."""
+        server, settings = cast("ServerApp", self.serverapp), self._application.settings
+        if not self.bridge:
+            self.log.info("TokenWebSocketApp.bridge is False: kernels are without the bridge")
             return
+        other = self._other_connection_class()
+        if other is not None:
+            self.log.info("Kernels are without the bridge: their connection class is %s", other)
+            return
+        try:
+            KernelBridgeConnection(config=server.config)  # or each connection would find out anew
+        except TraitError as error:
+            self._end(server, error)
         limits = Limits(self.backlog_memory, self.backlog_disk, self.backlog_overflow == "close")
         directory = self.backlog_directory or None
         options = BridgeOptions(limits, self.backlog_disk_total, self.backlog_age, directory)

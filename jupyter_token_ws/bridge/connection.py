@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketC
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado import web
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Float, default
+from traitlets import Bool, Float, TraitError, default, validate
 
 from jupyter_token_ws.guard.handler import Refused, close_with_reason, socket_info
 
@@ -22,16 +23,10 @@ from .rate import RateLimit
 from .server import Bridge, wanted_for
 from .wire import Legacy, Message, WireError, pack_json, wire_of
 
-STOCK = "ZMQChannelsWebsocketConnection"
+STOCK = ZMQChannelsWebsocketConnection.__name__
 """The section in which people have configured what is ours now."""
 
-_SHARED_TRAITS = (
-    "kernel_ws_protocol",
-    "limit_rate",
-    "iopub_msg_rate_limit",
-    "iopub_data_rate_limit",
-    "rate_limit_window",
-)
+_RATES = ("iopub_msg_rate_limit", "iopub_data_rate_limit", "rate_limit_window")
 
 ALIVE_INTERVAL = 0.1
 """Seconds between two looks whether a kernel's process is there."""
@@ -77,17 +72,28 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        own, stock = self.config[type(self).__name__], self.config[STOCK]
-        for name in _SHARED_TRAITS:
-            if name in stock and name not in own:
-                setattr(self, name, stock[name])
-        rated = any(name in section for section in (own, stock) for name in _SHARED_TRAITS[2:])
+        configured = self._find_my_config(self.config)
+        rated = any(name in configured for name in _RATES)
         self._limited = rated if self.limit_rate is None else bool(self.limit_rate)
         self._hub: Hub | None = None
         self._client: Client | None = None
         self._outlet: Outlet | None = None
         self.waiting: asyncio.Future[None] | None = None
         """Done when this client may send more; ``None`` if it may."""
+
+    @classmethod
+    def section_names(cls) -> list[str]:
+        """Upstream's section counts too, less than our own."""
+        *others, own = super().section_names()
+        return [*others, STOCK, own]
+
+    @validate(*_RATES)
+    def _rate(self, proposal: Any) -> float:
+        name, value = proposal["trait"].name, proposal["value"]
+        least = "positive" if name == "rate_limit_window" else "not negative"
+        if not math.isfinite(value) or value < 0 or (value == 0 and least == "positive"):
+            raise TraitError(f"{STOCK}.{name} must be finite and {least}: {value}")
+        return float(value)
 
     @property
     def _bridge(self) -> Bridge:

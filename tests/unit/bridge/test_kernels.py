@@ -10,6 +10,8 @@ import psutil
 import pytest
 from ipykernel._version import version_info as ipykernel_version
 from jupyter_client.connect import port_names
+from jupyter_server.gateway.connections import GatewayWebSocketConnection
+from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
 from jupyter_token_ws.bridge.connection import KernelBridgeConnection
@@ -511,6 +513,22 @@ def test_own_connection_class_wins(chosen, more_config, request, capsys):
     app = request.getfixturevalue("jp_serverapp")
     assert app.web_app.settings["kernel_websocket_connection_class"] is chosen
     assert f"their connection class is {chosen.__name__}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_gateway():
+    """There is one client of a gateway for all servers of a process."""
+    GatewayClient.clear_instance()
+    yield
+    GatewayClient.clear_instance()
+
+
+@pytest.mark.parametrize("more_config", [{"GatewayClient": {"url": "http://127.0.0.1:1"}}])
+def test_gateway_wins(no_gateway, capsys, jp_serverapp):
+    settings = jp_serverapp.web_app.settings
+    assert settings["kernel_websocket_connection_class"] is GatewayWebSocketConnection
+    assert SETTING not in settings
+    assert "their connection class is GatewayWebSocketConnection" in capsys.readouterr().err
 
 
 def test_bridge_is_there_by_default(jp_serverapp):

@@ -138,6 +138,13 @@ def test_what_is_configured_reaches_the_guard(guard, token_ws_config):
         ("close_reasons", "sometimes", "sometimes"),
         ("enabled", "perhaps", "boolean"),
         ("keepalive_interval", "soon", "float"),
+        ("backlog_memory", -1, "negative"),
+        ("backlog_disk", -1, "negative"),
+        ("backlog_disk_total", -1, "negative"),
+        ("backlog_age", float("inf"), "finite"),
+        ("backlog_memory", "16 MiB", "int"),
+        ("backlog_overflow", "drop", "drop"),
+        ("backlog_directory", "/nowhere/at/all", "can be written"),
     ],
 )
 def test_what_is_wrong_is_named(name, value, says):
@@ -146,17 +153,27 @@ def test_what_is_wrong_is_named(name, value, says):
     assert name in str(error.value)
 
 
-async def test_an_error_in_the_configuration_ends_the_server(jp_configurable_serverapp, caplog):
+@pytest.mark.parametrize(
+    ("section", "wrong"),
+    [
+        ("TokenWebSocketApp", {"close_reasons": "sometimes"}),
+        ("ZMQChannelsWebsocketConnection", {"iopub_msg_rate_limit": -1}),
+        ("KernelBridgeConnection", {"rate_limit_window": 0}),
+    ],
+)
+async def test_an_error_in_the_configuration_ends_the_server(
+    section, wrong, jp_configurable_serverapp, caplog
+):
     """Else the server would run with everything of ours at its default, this here included."""
+    config: dict[str, dict[str, object]] = {
+        "ServerApp": {"jpserver_extensions": {"jupyter_token_ws": True}},
+        "TokenWebSocketApp": {"allow_token_in_url": False},
+    }
+    config.setdefault(section, {}).update(wrong)
     with pytest.raises(SystemExit) as end:
-        jp_configurable_serverapp(
-            config={
-                "ServerApp": {"jpserver_extensions": {"jupyter_token_ws": True}},
-                "TokenWebSocketApp": {"close_reasons": "sometimes", "allow_token_in_url": False},
-            }
-        )
+        jp_configurable_serverapp(config=config)
     assert end.value.code == 1
-    assert "close_reasons" in caplog.text
+    assert next(iter(wrong)) in caplog.text
 
 
 @pytest.mark.parametrize("token_ws_config", [{"enabled": False}])
