@@ -548,7 +548,8 @@ class Hub:
         cost as much as they do.
         """
         away = [client for client in self._clients if client.outlet is None]
-        if len(away) < len(self._clients):
+        others = len(away) < len(self._clients)
+        if others:
             for client in away:
                 if client.said_goodbye:
                     self.forget(client)
@@ -556,7 +557,6 @@ class Hub:
         away.sort(key=lambda client: client.away_since or 0)
         for client in away[: max(0, len(away) - AWAY_MAX)]:
             self.forget(client)
-        others = len(away) < len(self._clients)
         for client in list(self._clients):
             timer = self._ages.get(client)
             if client.outlet is not None or not others:
