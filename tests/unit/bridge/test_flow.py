@@ -116,6 +116,7 @@ async def test_or_the_connection_ends_with_a_reason(kernel):
         await sleeper.knock.wait_closed()
         assert (sleeper.knock.code, sleeper.knock.slug) == (4507, "backlog_full")
     await auntil(lambda: not kernel.hub.clients, "the client to be forgotten")
+    await auntil(lambda: kernel.kernel.execution_state == "idle", "the flood to be over")
     async with kernel.client("sleeper") as back:
         assert await back.run("print(1)") == "1\n"
 
