@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 HEAD = 1024
 """Bytes of a message that are looked at, where not all of it is wanted."""
+
+PORTION = 2**14
+"""Bytes read at a time then: many small messages, and little of a large one."""
 
 _CLOSE = 0x8
 
@@ -44,7 +48,7 @@ class Channels:
         self._connection = client.Socket(server.port, path, server.token, [KERNEL] if v1 else [])
         self._socket = self._connection.socket
         self._v1 = v1
-        self._keep = 2**62 if whole else HEAD
+        self._keep, self._portion = (2**62, 2**20) if whole else (HEAD, PORTION)
         self._buffer = bytearray()
         self._scratch = bytearray(2**20)
         self._left = 0
@@ -111,13 +115,15 @@ class Channels:
     def read(self) -> list[Message]:
         """The messages that are complete with what the socket has; waits until it has something."""
         if self._left:
-            # The rest of a large one is thrown away: keeping it takes longer than the server.
-            got = self._socket.recv_into(self._scratch, min(self._left, len(self._scratch)))
+            # The rest of a large one is thrown away, by the operating system if it can (tcp(7),
+            # MSG_TRUNC): copying it takes longer than the server.
+            wanted = min(self._left, len(self._scratch))
+            got = self._socket.recv_into(self._scratch, wanted, socket.MSG_TRUNC)
             self._check(got)
             self._left -= got
             return [] if self._left else [self._large]
         data = self._buffer
-        received = self._socket.recv(2**20)
+        received = self._socket.recv(self._portion)
         self._check(len(received))
         data += received
         messages, at, end = [], 0, len(data)

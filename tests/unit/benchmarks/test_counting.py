@@ -59,8 +59,10 @@ def _frame(payload, opcode=2):
 
 @pytest.fixture(name="ends")
 def _ends():
-    here, there = socket.socketpair()
-    here.settimeout(10)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = socket.create_connection(listener.getsockname(), 10)
+        there, _ = listener.accept()
+    there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with here, there:
         yield here, there
 
