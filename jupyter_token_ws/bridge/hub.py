@@ -232,13 +232,16 @@ class Hub:
             # What is sent to the shell of a busy kernel is answered when it is idle again.
             busy = getattr(self.kernel, "execution_state", None) == "busy"
             for name in ("control", "shell") if first or not busy else ("control",):
-                message = self._message(name, "kernel_info_request", {})
-                self._asked.add(parse_header(message.parts[0])["msg_id"])
-                self._lane.channels[name].send_own(self._raw(message))
+                self._question(name)
             first = False
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._settled.wait(), ASK_INTERVAL)
         self._release()
+
+    def _question(self, name: str) -> None:
+        message = self._message(name, "kernel_info_request", {})
+        self._asked.add(parse_header(message.parts[0])["msg_id"])
+        self._lane.channels[name].send_own(self._raw(message))
 
     def _shells(self) -> list[Channel]:
         lanes = (self._lane, *self._lanes.values())
@@ -294,18 +297,22 @@ class Hub:
         self._settling = None
         self._settled.set()
         self._release()
+        if getattr(self.kernel, "execution_state", None) == "starting":
+            # What it said about our questions came before the subscription stood, and who watches
+            # its state has not heard that it is idle.
+            self._question("control")
 
     # -- from the kernel ---------------------------------------------------------------------------
 
     def on_iopub(self, messages: list[Message]) -> None:
         """Messages to everybody."""
-        if not self._heard:
-            self._heard = True
-            self._check_settled()
         if self._taps:
             now = time.monotonic()
             for tap in list(self._taps):
                 tap.feed(messages, now)
+        if not self._heard:
+            self._heard = True
+            self._check_settled()
         if not self._clients:
             return
         hide = not self.manager.allow_tracebacks

@@ -407,6 +407,15 @@ async def test_activity(kernel):
         assert kernel.kernel.last_activity > before
 
 
+async def test_the_state_is_known_though_what_a_kernel_said_first_was_lost(kernel):
+    """What it says about a question before the subscription stands nobody hears."""
+    async with kernel.client():
+        await auntil(lambda: kernel.kernel.execution_state == "idle")
+        kernel.kernel.execution_state = "starting"
+        kernel.hub._settle()
+        await auntil(lambda: kernel.kernel.execution_state == "idle", "the kernel's state")
+
+
 async def test_busy_kernel_keeps_nobody_waiting(kernel):
     async with kernel.client() as client:
         await client.run("1")
