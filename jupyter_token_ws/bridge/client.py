@@ -61,6 +61,8 @@ class Client:
         """Whether it left in good order, and not because a connection broke."""
         self.asked = False
         """Whether the kernel waits for an answer of this client."""
+        self.verified = False
+        """Whether the kernel's signatures are checked for it."""
         self.owner: Owner | None = None
         self.limit: Callable[[Batch], Batch] | None = None
         self._on_overflow = on_overflow

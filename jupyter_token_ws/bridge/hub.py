@@ -146,8 +146,8 @@ class Hub:
         self._ports = list(self.kernel.ports)
         self.session.key = self.kernel.session.key
         self.session.signature_scheme = self.kernel.session.signature_scheme
-        if self._verify is not None:
-            self._verify = self._verifier()
+        self._verify = None  # the key may be another one
+        self._review_verifier()
         if self._iopub is not None:
             self._iopub.close()
         self._iopub = Channel(
@@ -449,6 +449,12 @@ class Hub:
         parts = [self.session.pack(fields[name]) for name in names]
         return Message(message.channel, parts + buffers, message.signature)
 
+    def _review_verifier(self) -> None:
+        """Check signatures while there is a client for which that is done: it costs as much as all else."""
+        wanted = any(client.verified for client in self._clients)
+        if wanted != (self._verify is not None):
+            self._verify = self._verifier() if wanted else None
+
     def _verifier(self) -> Callable[[Message], bool] | None:
         """Checks signatures as upstream does for the older format; ``None`` where none are made."""
         key, scheme = self.session.key, self.session.signature_scheme.partition("-")[2]
@@ -507,10 +513,10 @@ class Hub:
         elif client.outlet is not None:
             client.detach(time.monotonic())
         client.owner = owner
+        client.verified = verified
+        self._review_verifier()
         if client.backlog.overflowed and not self.options.limits.close:
             client.backlog.resume()
-        if verified and self._verify is None:
-            self._verify = self._verifier()
         client.attach(outlet)
         self._review_away()
         if client.backlog.overflowed:
@@ -537,6 +543,7 @@ class Hub:
         if client.key is not None and self._named.get(client.key) is client:
             del self._named[client.key]
         self._routes.forget(client)
+        self._review_verifier()
         client.backlog.clear()
         lane = self._lanes.pop(client, None)
         if lane is not None:

@@ -17,6 +17,7 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_token_ws.bridge.connection import KernelBridgeConnection
 from jupyter_token_ws.bridge.server import SETTING
 from jupyter_token_ws.bridge.tap import Tap
+from jupyter_token_ws.bridge.wire import Message, pack_json
 from tests.support.live_kernel import Client, Live, install, odd, printed
 from tests.support.waiting import auntil
 
@@ -414,6 +415,23 @@ async def test_the_state_is_known_though_what_a_kernel_said_first_was_lost(kerne
         kernel.kernel.execution_state = "starting"
         kernel.hub._settle()
         await auntil(lambda: kernel.kernel.execution_state == "idle", "the kernel's state")
+
+
+async def test_signatures_are_checked_while_somebody_speaks_the_older_format(kernel, caplog):
+    """For that stock checks them. It costs as much as all the rest."""
+    header = pack_json({"msg_type": "stream", "msg_id": "f"})
+    content = pack_json({"name": "stdout", "text": "forged"})
+    forged = Message("iopub", [header, b"{}", b"{}", content], b"wrong")
+    async with kernel.client("new") as client:
+        async with kernel.client("old", v1=False) as older:
+            kernel.hub.on_iopub([forged])
+            assert "Wrong signature" in caplog.text
+            for each in (client, older):
+                assert await each.run("print(1)") == "1\n"
+                assert "forged" not in printed(each.heard)
+        await auntil(lambda: len(kernel.hub.clients) == 1, "the older one to be gone")
+        kernel.hub.on_iopub([forged])
+        await client.until("stream", text="forged")
 
 
 async def test_busy_kernel_keeps_nobody_waiting(kernel):
