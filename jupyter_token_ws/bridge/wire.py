@@ -46,8 +46,8 @@ class WireError(ValueError):
 class Message:
     """One message: its channel and its parts (header, parent header, metadata, content, buffers).
 
-    ``signature`` is the kernel's, for who wants to check it. ``size`` is what holding it costs, in
-    bytes.
+    Large buffers may be views of memory that is ZMQ's. ``signature`` is the kernel's, for who wants to
+    check it. ``size`` is what holding it costs, in bytes.
     """
 
     __slots__ = ("_type", "channel", "parts", "signature", "size")

@@ -11,8 +11,13 @@ import pytest
 import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
-from jupyter_token_ws.bridge.channels import DRAIN_MESSAGES, Channel
-from jupyter_token_ws.bridge.wire import Message
+from jupyter_token_ws.bridge.channels import (
+    DRAIN_BYTES,
+    DRAIN_MESSAGES,
+    PORTION_BYTES,
+    Channel,
+)
+from jupyter_token_ws.bridge.wire import OVERHEAD, V1, Message
 from tests.support.waiting import auntil
 
 LOG = logging.getLogger("channels")
@@ -59,13 +64,34 @@ async def test_many_per_wake_up_and_never_too_many(pair):
     ear.channel.close()
 
 
-async def test_large_ones_are_fewer_per_wake_up(pair):
+async def test_large_ones_are_handed_on_in_portions(pair):
+    """Before the next are received; and after some of them others have their turn."""
     ours, theirs = pair
-    for _ in range(20):
-        theirs.send_multipart([*GOOD, bytes(2**20)])
+    for _ in range(100):
+        theirs.send_multipart([*GOOD[:-1], bytes(2**16)])
     ear = Ear(ours)
-    await auntil(lambda: len(ear.messages) == 20)
-    assert max(ear.wakes) <= 4
+    ear.channel._receive(ours.recv_multipart(copy=False))
+    whole = PORTION_BYTES // 2**16
+    assert ear.wakes == [whole] * (DRAIN_BYTES // PORTION_BYTES)
+    await auntil(lambda: len(ear.messages) == 100)
+    assert max(ear.wakes) <= whole
+    ear.channel.close()
+
+
+async def test_large_buffers_are_not_copied(pair):
+    """What is looked into is bytes, however large it is, and so is what is small."""
+    ours, theirs = pair
+    large = bytes(range(256)) * 512
+    for _ in range(2):
+        theirs.send_multipart([*GOOD[:-1], large, large, b"small"])
+    ear = Ear(ours)
+    ear.channel._receive(ours.recv_multipart(copy=False))
+    assert len(ear.messages) == 2
+    for message in ear.messages:
+        assert [type(part) for part in message.parts] == [bytes] * 4 + [memoryview, bytes]
+        assert message.parts[3:] == [large, large, b"small"]
+        assert message.size == OVERHEAD + sum(map(len, [*PARTS[1:4], large, large, b"small"]))
+        assert b"".join(V1.payload(message)[1]).endswith(large + large + b"small")
     ear.channel.close()
 
 
