@@ -1,17 +1,21 @@
 """What the bridge writes to, and that for a plain websocket of tornado's.
 
-Frames of one wake-up are written at once, past ``write_message``: it would make a task for each. Where
-tornado compresses, or something else stands for its protocol, messages go through ``write_message``.
+Frames of one wake-up are written at once, past ``write_message``: it would make a task for each. While
+nothing waits in the connection's stream they go to the operating system from where they lie; what that
+does not take goes the stream's way, as everything does where it encrypts. Where tornado compresses, or
+something else stands for its protocol, messages go through ``write_message``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from socket import socket
 from typing import Any, Protocol
 
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol13
 
 from .wire import Batch, Message, Wire, frames
@@ -49,6 +53,9 @@ class SocketOutlet:
         self._connection = connection
         stream: Any = connection.stream
         self._stream = stream
+        gathers = type(stream) is IOStream and hasattr(stream.socket, "sendmsg")  # not on Windows
+        self._socket: socket | None = stream.socket if gathers else None
+        self._past = 0  # bytes that the stream knows nothing of
         self._waiting: deque[tuple[int, Batch]] = deque()
         # Nagle's algorithm would keep each small message until the one before is acknowledged.
         with suppress(OSError):
@@ -70,28 +77,51 @@ class SocketOutlet:
         """Bytes in the stream's buffer."""
         return int(self._stream._total_write_index - self._stream._total_write_done_index)
 
+    @property
+    def _done(self) -> int:
+        """Bytes that have left, of all."""
+        return int(self._stream._total_write_done_index) + self._past
+
     def send(self, batch: Batch) -> asyncio.Future[None] | None:
         """Write messages."""
         stream = self._stream
-        chunks = batch.chunks(self.wire)
-        end = stream._total_write_index + sum(map(len, chunks))
+        chunks: Sequence[bytes | memoryview] = batch.chunks(self.wire)
+        end = self._done + self.unsent_bytes + sum(map(len, chunks))
         future: asyncio.Future[None] | None = None
         if not self.closed:
+            if self._socket is not None and not stream.writing():
+                chunks = self._send_now(self._socket, chunks)
             with suppress(StreamClosedError):
                 for chunk in chunks:
                     future = stream.write(chunk)
-        while self._waiting and self._waiting[0][0] <= stream._total_write_done_index:
+        done = self._done
+        while self._waiting and self._waiting[0][0] <= done:
             self._waiting.popleft()
-        if stream._total_write_done_index >= end:
+        if done >= end:
             return None
         self._waiting.append((end, batch))
         return future
+
+    def _send_now(
+        self, connection: socket, chunks: Sequence[bytes | memoryview]
+    ) -> Sequence[bytes | memoryview]:
+        """Hand over what the operating system takes at once; return what is left."""
+        try:
+            sent = connection.sendmsg(chunks)
+        except OSError:  # it is full, or broken, or these are too many: the stream finds out
+            return chunks
+        self._past += sent
+        for index, chunk in enumerate(chunks):
+            if sent < len(chunk):
+                return [memoryview(chunk)[sent:], *chunks[index + 1 :]]
+            sent -= len(chunk)
+        return []
 
     def unsent(self) -> list[Message]:
         """The messages of which the operating system has not taken all. A frame that it has in part
         is of no use to anybody."""
         left: list[Message] = []
-        done = self._stream._total_write_done_index
+        done = self._done
         for end, batch in self._waiting:
             lengths = [sum(map(len, frames(self.wire, [each]))) for each in batch.messages]
             at = end - sum(lengths)
