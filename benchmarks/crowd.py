@@ -20,6 +20,8 @@ CLIENTS = 50
 KERNELS = 10
 TRIPS = 10
 """Requests of each client in one sample."""
+IPYKERNEL_PAIRS = 10
+"""Fewer, as they take long and nothing is to be reached with them."""
 
 CONNECTS = 20
 
@@ -62,7 +64,7 @@ class Trips:
     def measure(self, options: Options) -> Iterator[Figure]:
         """Yield both percentiles, and the processor time."""
         samples = alternate(
-            options.shares(LEAST_PAIRS),
+            options.shares(IPYKERNEL_PAIRS if self.ipykernel else LEAST_PAIRS),
             self.start,
             self.sample,
             config=UNLIMITED,
