@@ -206,8 +206,11 @@ class Backlog:
         if not self.spooling and self._head_size + size <= self._head_limit * eighths // 8:
             return True
         if disk == 0:
-            # One message has to go through whatever the bound.
-            return not self._head or self._head_size + size <= memory * eighths // 8
+            # One message has to go through whatever the bound, and what comes behind it must have room.
+            if not self._head:
+                return True
+            excess = max(0, self._head[0].size - memory * 6 // 8)
+            return self._head_size - excess + size <= memory * eighths // 8
         if self._broken and self._tail_size + size > self._head_limit * eighths // 8:
             return False
         wanted = size if self.spooling or self._head else 0

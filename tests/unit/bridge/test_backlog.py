@@ -86,7 +86,7 @@ class Model:
     """A list of all that was pushed, and what must be true of what came out."""
 
     def __init__(self, bounds: Limits) -> None:
-        self.quota = Quota(bounds.disk)
+        self.quota = Quota(2 * bounds.disk)
         self.backlog = new(bounds, self.quota)
         self.bounds = bounds
         self.pushed: list[Message] = []
@@ -283,6 +283,19 @@ def test_spooled_messages_come_back_as_they_were():
     assert not backlog.spooling
 
 
+def test_room_in_memory_is_no_room_for_what_comes_behind_the_spool():
+    bounds = Limits(memory=16_000, disk=20_000)
+    quota = Quota(2**20)
+    backlog = new(bounds, quota)
+    message = make("comm_msg", 0, size=500)
+    while quota.used + message.size <= bounds.disk:
+        backlog.push(message)
+    taken = backlog.take(3 * message.size)
+    assert len(taken) == 3
+    backlog.push(message)
+    assert backlog.overflowed
+
+
 def test_one_message_larger_than_the_bound_goes_through():
     for bounds in (Limits(memory=1000, disk=0), Limits(memory=1000, disk=2000)):
         backlog = new(bounds)
@@ -290,6 +303,21 @@ def test_one_message_larger_than_the_bound_goes_through():
             message = make(kind, 1, size=10_000)
             backlog.push(message)
             assert everything(backlog) == [message]
+
+
+def test_behind_a_message_larger_than_the_bound_the_rule_is_as_ever():
+    backlog = new(Limits(memory=64_000, disk=0))
+    backlog.push(make("display_data", 0, size=500_000))
+    backlog.push(make("status", 1))
+    for number in range(2, 102):
+        backlog.push(make("display_data", number, size=1000))
+    backlog.push(make("status", 102))
+    assert not backlog.overflowed
+    messages = everything(backlog)
+    assert [message.type for message in messages[-2:]] == ["notice", "status"]
+    kept = numbers(messages)
+    assert kept == [*range(len(kept) - 1), 102]
+    assert backlog.cut_count == 103 - len(kept)
 
 
 def test_output_is_cut_with_a_notice_and_all_else_stays():
@@ -350,13 +378,14 @@ def test_text_behind_a_notice_is_not_merged_into_the_text_before():
 def test_many_parents_need_several_notices():
     bounds = Limits(memory=40 * NOTICE_SIZE * 8, disk=0)
     backlog = new(bounds)
-    backlog.push(make("comm_msg", 0, size=35 * NOTICE_SIZE * 8))
+    for _ in range(5):
+        backlog.push(make("comm_msg", 0, size=7 * NOTICE_SIZE * 8))
     for number in range(PARENTS_MAX + 1):
         backlog.push(make("display_data", number, parent=str(number), size=NOTICE_SIZE))
         backlog.push(make("display_data", number, parent=str(number), size=NOTICE_SIZE))
     messages = everything(backlog)
-    assert [m.type for m in messages] == ["comm_msg"] + ["notice"] * (PARENTS_MAX + 1)
-    assert {json.loads(m.parts[3])["count"] for m in messages[1:]} == {2}
+    assert [m.type for m in messages] == ["comm_msg"] * 5 + ["notice"] * (PARENTS_MAX + 1)
+    assert {json.loads(m.parts[3])["count"] for m in messages[5:]} == {2}
 
 
 def test_output_is_cut_until_there_is_room_worth_it():
@@ -365,9 +394,9 @@ def test_output_is_cut_until_there_is_room_worth_it():
     message = make("display_data", 0, size=400)
     while not backlog.cut_count:
         backlog.push(message)
-    backlog.take(1)
+    assert len(backlog.take(3 * message.size)) == 3
     backlog.push(message)
-    assert backlog.cut_count == 2
+    assert backlog.cut_count == 2, "there is room for it, but not yet for what may follow"
     backlog.take(8000)
     backlog.push(message)
     assert backlog.cut_count == 2
@@ -470,6 +499,32 @@ def test_a_disk_that_was_full_is_tried_again_when_nothing_waits():
     assert not spools
 
 
+def test_what_is_large_has_room_again_when_nothing_waits():
+    backlog = new(Limits(memory=64_000, disk=2**20), spool=FullDisk)
+    for number in range(30):
+        backlog.push(make("comm_msg", number, size=1000))
+    assert numbers(backlog.take(10**6)) + numbers(backlog.take(10**6)) == list(range(30))
+    large = make("display_data", 30, size=40_000)
+    backlog.push(make("status", 31))
+    backlog.push(large)
+    assert backlog.cut_count == 0
+
+
+def test_after_an_overflow_nothing_is_cut_any_more():
+    backlog = new(Limits(memory=64_000, disk=0))
+    for number in range(200):
+        backlog.push(make("display_data", number, size=1000))
+    for number in range(100):
+        backlog.push(make("comm_msg", number, size=1000))
+    assert backlog.overflowed
+    backlog.resume()
+    counted = backlog.cut_count
+    # More than there is room for while it cuts, less than there is before it does.
+    for number in range(38):
+        backlog.push(make("display_data", number, size=600))
+    assert backlog.cut_count == counted
+
+
 def test_a_full_disk_bounds_what_is_never_cut_too():
     backlog = new(Limits(memory=4000, disk=2**20), spool=FullDisk)
     for number in range(20):
@@ -548,8 +603,8 @@ def test_clear_closes_the_spool():
 
 
 def test_a_shell_message_of_a_droppable_name_is_no_output():
-    backlog = new(Limits(memory=8000, disk=0))
-    odd = make("display_data", 0)
+    backlog = new(Limits(memory=64_000, disk=0))
+    odd = make("display_data", 0, size=1000)
     odd = Message("shell", odd.parts)
     for _ in range(100):
         backlog.push(odd)
