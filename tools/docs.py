@@ -88,6 +88,16 @@ LIMITS = {
         "seconds",
         "When the server ends, it waits so long for clients to answer the close.",
     ),
+    "backlog_memory": (
+        "bytes",
+        "So much of a kernel's messages waits in memory for one client that does not take them.",
+    ),
+    "backlog_disk": ("bytes", "So much waits in a file. Beyond it, `backlog_overflow` decides."),
+    "backlog_disk_total": ("bytes", "So much for all clients of the server together."),
+    "backlog_age": (
+        "seconds",
+        "So long it waits for a client that is away, while its kernel has others.",
+    ),
 }
 
 
@@ -190,13 +200,13 @@ def _code_names(text: str) -> str:
 
 def limits() -> str:
     """Every default that bounds something."""
-    options = GuardOptions()
+    options, traits = GuardOptions(), TokenWebSocketApp.class_traits()
     return table(
         ("option", "default", "what happens"),
         [
             (
                 f"[`{name}`](../reference/configuration.md#{name})",
-                f"{getattr(options, name)} {unit}",
+                f"{getattr(options, name, traits[name].default_value):,} {unit}",
                 text,
             )
             for name, (unit, text) in LIMITS.items()

@@ -396,8 +396,6 @@ class Backlog:
             self._head.popleft()
             self._head_size -= entry.size
             taken.extend(self._told(entry))
-            if not self:
-                self._close_spool()
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Put messages that were taken, but did not get out, to the front again."""
@@ -417,7 +415,6 @@ class Backlog:
         self._chunks.clear()
         self._shrink_disk(self._disk_size)
         self._head_size = self._tail_size = 0
-        self._cutting = False
         self._close_spool()
 
     def _told(self, entry: _Entry) -> list[Message]:

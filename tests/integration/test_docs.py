@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
 from jupyter_token_ws.app import TokenWebSocketApp
 from jupyter_token_ws.guard.core import GuardOptions
@@ -30,6 +31,7 @@ CLIENT = "docs/how-to/use-it-from-your-client.md"
 AUTHORS = "docs/how-to/close-with-a-reason.md"
 CONFIGURE = "docs/how-to/configure.md"
 SETTINGS = "docs/reference/configuration.md"
+SIZE = "docs/how-to/size-it-for-your-server.md"
 
 MISSING = "00000000-0000-0000-0000-000000000000"
 REJECTED = "closed 4403 token_rejected: the token is not valid here"
@@ -462,3 +464,44 @@ def test_proxy_settings_of_jupyter_exist():
         named |= set(re.findall(r"ServerApp\.(\w+)", (ROOT / page).read_text(encoding="utf-8")))
     assert len(named) > 4
     assert named <= set(ServerApp.class_trait_names())
+
+
+# -- docs/how-to/size-it-for-your-server.md ----------------------------------------------------------
+
+
+def traits_of(block: str) -> dict[str, object]:
+    """The traits that a block of configuration sets."""
+    config = Config()
+    exec(compile(block, SIZE, "exec"), {"c": config})
+    return dict(config["TokenWebSocketApp"])
+
+
+def test_what_a_slow_client_is_told(tmp_path):
+    *settings, program = blocks(SIZE, "python")
+    path = tmp_path / "slow.py"
+    path.write_text(program, encoding="utf-8")
+    little = traits_of(settings[-1])
+    with start_server(tmp_path, config={"TokenWebSocketApp": little}) as server:
+        *notices, last = output([sys.executable, path, server.url, TOKEN], tmp_path).splitlines()
+    assert notices
+    assert all(re.fullmatch(r"\[\d+ messages of output, .* MB, .*\]", each) for each in notices)
+    lines, rest = last.split(maxsplit=1)
+    assert int(lines) < 100_000
+    assert rest == "lines, and the cell is done"
+
+
+def test_and_without_the_settings(tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text(blocks(SIZE, "python")[-1], encoding="utf-8")
+    with start_server(tmp_path) as server:
+        printed = output([sys.executable, path, server.url, TOKEN], tmp_path)
+    assert printed == says(SIZE, printed)
+
+
+def test_sizes_that_the_page_names_are_taken(tmp_path):
+    *settings, _ = blocks(SIZE, "python")
+    assert len(settings) == 5
+    for block in settings:
+        traits = traits_of(block)
+        app = TokenWebSocketApp(**traits)
+        assert {name: getattr(app, name) for name in traits} == traits

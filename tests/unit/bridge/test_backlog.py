@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_token_ws.bridge.backlog import (
+    CHUNK,
     DROPPABLE,
     MERGED_MAX,
     NOTICE_SIZE,
@@ -510,21 +511,6 @@ def test_what_is_large_has_room_again_when_nothing_waits():
     assert backlog.cut_count == 0
 
 
-def test_after_an_overflow_nothing_is_cut_any_more():
-    backlog = new(Limits(memory=64_000, disk=0))
-    for number in range(200):
-        backlog.push(make("display_data", number, size=1000))
-    for number in range(100):
-        backlog.push(make("comm_msg", number, size=1000))
-    assert backlog.overflowed
-    backlog.resume()
-    counted = backlog.cut_count
-    # More than there is room for while it cuts, less than there is before it does.
-    for number in range(38):
-        backlog.push(make("display_data", number, size=600))
-    assert backlog.cut_count == counted
-
-
 def test_a_full_disk_bounds_what_is_never_cut_too():
     backlog = new(Limits(memory=4000, disk=2**20), spool=FullDisk)
     for number in range(20):
@@ -582,6 +568,23 @@ def test_what_is_given_back_comes_first():
     backlog.push(make("status", 6))
     backlog.give_back(taken[2:])
     assert numbers(everything(backlog)) == [2, 3, 4, 5, 6]
+
+
+def test_the_spool_is_written_in_small_pieces():
+    """However much memory there is: others wait meanwhile."""
+    sizes: list[int] = []
+
+    class Measured(FileSpool):
+        def append(self, data: bytes) -> None:
+            sizes.append(len(data))
+            super().append(data)
+
+    backlog = new(Limits(memory=8 * CHUNK, disk=20 * CHUNK), spool=Measured)
+    for number in range(80):
+        backlog.push(make("display_data", number, size=CHUNK // 8))
+    assert numbers(everything(backlog)) == list(range(80))
+    assert sizes
+    assert max(sizes) < 1.5 * CHUNK
 
 
 def test_clear_closes_the_spool():

@@ -74,15 +74,17 @@ def numbers(messages: list[Message]) -> list[int]:
 
 
 kinds = st.sampled_from(["stream", "display_data", "status", "comm_msg"])
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("say"), kinds, st.sampled_from(["small", "small", "large"])),
-        st.tuples(st.just("say"), kinds, st.just("small")),
-        st.tuples(st.just("carry"), st.sampled_from([1, 5, 100])),
-        st.just(("vanish",)),
-        st.just(("return",)),
-    ),
-    max_size=60,
+single = st.one_of(
+    st.tuples(st.just("say"), kinds, st.sampled_from(["small", "small", "large"])),
+    st.tuples(st.just("say"), kinds, st.just("small")),
+    st.tuples(st.just("carry"), st.sampled_from([1, 5, 100])),
+    st.just(("vanish",)),
+    st.just(("return",)),
+)
+# More at once than a connection takes, or nearly every program would end before the backlog is used.
+flood = kinds.map(lambda kind: [("say", kind, "large")] * 8)
+steps = st.lists(st.one_of(single.map(lambda step: [step]), flood), max_size=30).map(
+    lambda rows: [step for row in rows for step in row]
 )
 
 
@@ -219,3 +221,41 @@ async def test_others_have_their_turn_while_much_is_handed_out():
     while client.backlog:
         await asyncio.sleep(0)
     assert numbers(line.arrived) == list(range(101))
+
+
+async def test_what_waits_follows_what_has_left_though_nobody_says_more():
+    client = Client("s", Backlog(Limits(), notice, FileSpool), lambda _: None)
+    line = Line()
+    client.attach(line)
+    for number in range(30):
+        client.deliver(Batch([made(number, "display_data", "large")]))
+    assert client.backlog
+    assert HIGH <= line.unsent_bytes < 2 * HIGH
+    while line.queue:
+        await line.carry(1)
+        assert line.unsent_bytes < 2 * HIGH
+    assert numbers(line.arrived) == list(range(30))
+    assert not client.backlog
+
+
+class Silent(Line):
+    """Says nothing when what it took has left."""
+
+    def send(self, batch: Batch) -> None:
+        self.queue.extend((message, None) for message in batch.messages)
+
+
+async def test_what_waits_follows_the_next_message_too():
+    client = Client("s", Backlog(Limits(), notice, FileSpool), lambda _: None)
+    line = Silent()
+    client.attach(line)
+    for number in range(8):
+        client.deliver(Batch([made(number, "display_data", "large")]))
+    while line.queue:
+        await line.carry(1)
+    client.deliver(Batch([made(8, "status", "small")]))
+    assert line.queue
+    while line.queue:
+        await line.carry(1)
+        client.pump()
+    assert numbers(line.arrived) == list(range(9))
