@@ -21,6 +21,10 @@ PORTION_BYTES = 256 * 1024
 """Bytes received before they are handed on: they still lie in the processor's cache then, and the next take
 the memory that they leave. Two megabytes at a time cost twice as much, most of it for fresh pages."""
 
+PIPE = 4
+"""Messages that ZMQ may hold for a kernel that does not take them. It counts messages, and a client's may
+have megabytes; by itself it would hold a thousand."""
+
 BURST_BYTES = 32 * 1024 * 1024
 """Bytes that ZMQ may take from the kernel while this process is busy with something else. It counts
 messages, and by itself takes a thousand. Then the kernel does as well, and throws away what comes after:
@@ -101,6 +105,7 @@ class Channel:
         self._log = log
         self._magnitude = 0  # of the largest message in recent wake-ups
         self._inlet: Inlet[Any] = Inlet(stream.send_multipart, on_low)
+        stream.socket.sndhwm = PIPE
         stream.on_recv(self._receive, copy=False)
         stream.on_send(self._sent)
         if before is not None:

@@ -73,7 +73,9 @@ class Knock:
         else:
             head += struct.pack("!BQ", 0x80 | 127, len(payload))
         mask = os.urandom(4)
-        masked = bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
+        length = len(payload)
+        whole = int.from_bytes((mask * (length // 4 + 1))[:length], "big")
+        masked = (int.from_bytes(payload, "big") ^ whole).to_bytes(length, "big")
         self.writer.write(head + mask + masked)
         await self.writer.drain()
 
