@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 Sender = TypeVar("Sender")
 
-WINDOW = 4
+WINDOW = 16
 """Messages handed to ZMQ that it has not taken."""
 
 HIGH = 1024 * 1024
