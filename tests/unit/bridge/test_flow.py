@@ -292,7 +292,8 @@ async def test_who_was_asked_and_sends_far_too_much_is_held_back_too(plain):
         await ann.until("input_request")
         pouring = asyncio.create_task(pour(ann))
         await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
-        assert hub_module.ASKED_HIGH < held(plain) <= hub_module.ASKED_HIGH + 2 * SIZE
+        # By now ZMQ may have taken some of it, on its way to the kernel.
+        assert inlet_module.HIGH < held(plain) <= hub_module.ASKED_HIGH + 2 * SIZE
         assert not pouring.done()
         # Whoever else is there can get the kernel on.
         await bob.send("stdin", "input_reply", {"value": "for her"})
