@@ -179,8 +179,8 @@ async def test_channels_that_are_encrypted_or_no_tcp(start: Start, short: str, w
         assert "got it" in printed(await ann.idle(asked))
         assert "got it" in (await bob.until("stream", asked))["content"]["text"]
         await kernel.becomes(execution_state="idle")
-        sleeping = await bob.execute("import time; time.sleep(600)")
-        await bob.until("status", sleeping, execution_state="busy")
+        sleeping = await bob.execute("import time; print('begun', flush=True); time.sleep(600)")
+        await bob.until("stream", sleeping)  # before that there is nothing to be interrupted
         await ann.send("control", "interrupt_request")
         await bob.idle(sleeping)
         await kernel.ask("POST", "/restart")
