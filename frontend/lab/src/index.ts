@@ -8,6 +8,9 @@ import type { ServerConnection, ServiceManagerPlugin } from '@jupyterlab/service
 import { bus } from './bus.js';
 import { applies, serverSettings } from './settings.js';
 
+/** Milliseconds for which a page that stands is let alone: its documents come first. */
+const LATER = 2_000;
+
 /** Sentences about the sockets, and what a person can do about them. */
 const ui: JupyterFrontEndPlugin<void> = {
   id: 'jupyter_token_ws:ui',
@@ -16,11 +19,24 @@ const ui: JupyterFrontEndPlugin<void> = {
   activate: (app: JupyterFrontEnd): void => {
     // Nobody waits for it, and what goes wrong in it concerns nothing else. It asks the application for
     // the services it can use, so that a frontend without some of them still gets the rest.
-    import('./ui/index.js')
-      .then(({ activate }) => activate(app, bus))
-      .catch((error: unknown) => {
-        console.error('jupyter_token_ws: nothing will be told about connections.', error);
-      });
+    let wanted = false;
+    const load = (): void => {
+      if (wanted) {
+        return;
+      }
+      wanted = true;
+      import('./ui/index.js')
+        .then(({ activate }) => activate(app, bus))
+        .catch((error: unknown) => {
+          console.error('jupyter_token_ws: nothing will be told about connections.', error);
+        });
+    };
+    bus.subscribe(({ kind }) => {
+      if (kind !== 'open' && kind !== 'closed') {
+        load(); // there may be something to tell
+      }
+    });
+    void app.restored.then(() => setTimeout(load, LATER));
   }
 };
 

@@ -27,22 +27,54 @@ it('leaves the page its own settings where it has not', async () => {
   expect(found.map(plugin => plugin.id)).toEqual(['jupyter_token_ws:ui']);
 });
 
-it('loads the user interface without anybody waiting for it', async () => {
+/** An application whose page stands. */
+const app = { restored: Promise.resolve() };
+
+it('loads the user interface once the page has stood for a while', async () => {
+  vi.useFakeTimers();
   const activate = vi.fn();
   vi.doMock('../src/ui/index', () => ({ activate }));
   const [ui] = await plugins('');
-  const app = {};
   expect(ui?.activate(app)).toBeUndefined();
   const { bus } = await import('../src/bus');
+  bus.publish({ kind: 'open', path: 'a' });
+  await vi.advanceTimersByTimeAsync(1_900);
+  expect(activate).not.toHaveBeenCalled();
+  await vi.advanceTimersByTimeAsync(200);
+  vi.useRealTimers();
   await vi.waitFor(() => expect(activate).toHaveBeenCalledWith(app, bus));
 });
+
+it.each([[true], [false]])(
+  'loads it once and at once where there is something to tell, before or after: %s',
+  async early => {
+    const activate = vi.fn();
+    vi.doMock('../src/ui/index', () => ({ activate }));
+    const [ui] = await plugins('');
+    const { bus } = await import('../src/bus');
+    const publish = (): void => bus.publish({ kind: 'unexplained', path: 'a', cause: 'server_down' });
+    if (early) {
+      publish();
+    }
+    const never = { restored: new Promise<void>(() => undefined) };
+    ui?.activate(never);
+    if (!early) {
+      publish();
+      publish();
+    }
+    await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+  }
+);
 
 it.each([
   ['cannot be loaded', undefined],
   ['fails', (): Promise<void> => Promise.reject(new Error('broken'))]
 ])('goes on where the user interface %s', async (_what, activate) => {
+  vi.useFakeTimers();
   const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
   vi.doMock('../src/ui/index', () => ({ activate }));
-  (await plugins(''))[0]?.activate({});
+  (await plugins(''))[0]?.activate(app);
+  await vi.advanceTimersByTimeAsync(3_000);
+  vi.useRealTimers();
   await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
 });
