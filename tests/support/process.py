@@ -149,16 +149,18 @@ class Server:
     def wait(self, deadline: float = STOP_DEADLINE) -> int:
         """Wait for the end and return the exit code; kill and fail after ``deadline`` seconds."""
         ends = time.monotonic() + deadline
-        while (left := ends - time.monotonic()) > 0:
-            try:
-                code = self.process.wait(min(WAKE_AFTER, left))
-            except subprocess.TimeoutExpired:
-                self._wake()
-            else:
-                self._kill_children()
-                return code
-        self.kill()
-        raise AssertionError(f"did not end; its log:\n{_tail(self.log_path)}")
+        while not self._ended(min(WAKE_AFTER, max(0, ends - time.monotonic()))):
+            if time.monotonic() >= ends:
+                self.kill()
+                raise AssertionError(f"did not end; its log:\n{_tail(self.log_path)}")
+            self._wake()
+        self._kill_children()
+        return self.process.returncode
+
+    def _ended(self, seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return not self.running
 
     def _wake(self) -> None:
         """Give the server's loop something to do. Python handles a signal between two of its own steps: one
