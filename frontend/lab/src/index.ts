@@ -19,20 +19,28 @@ const ui: JupyterFrontEndPlugin<void> = {
   activate: (app: JupyterFrontEnd): void => {
     // Nobody waits for it, and what goes wrong in it concerns nothing else. It asks the application for
     // the services it can use, so that a frontend without some of them still gets the rest.
+    const complain = (error: unknown): void => {
+      console.error('jupyter_token_ws: nothing will be told about connections.', error);
+    };
     let wanted = false;
+    let failed = false;
     const load = (): void => {
       if (wanted) {
         return;
       }
       wanted = true;
-      import('./ui/index.js')
-        .then(({ activate }) => activate(app, bus))
-        .catch((error: unknown) => {
-          console.error('jupyter_token_ws: nothing will be told about connections.', error);
-        });
+      import('./ui/index.js').then(
+        ({ activate }) => void activate(app, bus).catch(complain),
+        error => {
+          // The server may be away, and an event will say that it is back.
+          wanted = false;
+          failed = true;
+          complain(error);
+        }
+      );
     };
     bus.subscribe(({ kind }) => {
-      if (kind !== 'open' && kind !== 'closed') {
+      if (failed || (kind !== 'open' && kind !== 'closed')) {
         load(); // there may be something to tell
       }
     });

@@ -32,7 +32,7 @@ const app = { restored: Promise.resolve() };
 
 it('loads the user interface once the page has stood for a while', async () => {
   vi.useFakeTimers();
-  const activate = vi.fn();
+  const activate = vi.fn(() => Promise.resolve());
   vi.doMock('../src/ui/index', () => ({ activate }));
   const [ui] = await plugins('');
   expect(ui?.activate(app)).toBeUndefined();
@@ -48,7 +48,7 @@ it('loads the user interface once the page has stood for a while', async () => {
 it.each([[true], [false]])(
   'loads it once and at once where there is something to tell, before or after: %s',
   async early => {
-    const activate = vi.fn();
+    const activate = vi.fn(() => Promise.resolve());
     vi.doMock('../src/ui/index', () => ({ activate }));
     const [ui] = await plugins('');
     const { bus } = await import('../src/bus');
@@ -66,15 +66,32 @@ it.each([[true], [false]])(
   }
 );
 
-it.each([
-  ['cannot be loaded', undefined],
-  ['fails', (): Promise<void> => Promise.reject(new Error('broken'))]
-])('goes on where the user interface %s', async (_what, activate) => {
+it('goes on where the user interface fails', async () => {
   vi.useFakeTimers();
   const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
-  vi.doMock('../src/ui/index', () => ({ activate }));
+  vi.doMock('../src/ui/index', () => ({ activate: () => Promise.reject(new Error('broken')) }));
   (await plugins(''))[0]?.activate(app);
   await vi.advanceTimersByTimeAsync(3_000);
   vi.useRealTimers();
   await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+});
+
+it('tries again where it could not be loaded, as soon as anything happens', async () => {
+  const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+  const activate = vi.fn(() => Promise.resolve());
+  let reachable = false;
+  vi.doMock('../src/ui/index', () => {
+    if (!reachable) {
+      throw new Error('the server is away');
+    }
+    return { activate };
+  });
+  const [ui] = await plugins('');
+  ui?.activate(app);
+  const { bus } = await import('../src/bus');
+  bus.publish({ kind: 'unexplained', path: 'a', cause: 'server_down' });
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  reachable = true;
+  bus.publish({ kind: 'open', path: 'a' });
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
 });
