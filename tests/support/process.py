@@ -18,7 +18,6 @@ import signal as signals
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +37,6 @@ TOKEN = "a-token-for-tests"
 EXTENSION = "jupyter_token_ws"
 START_DEADLINE = 60.0
 STOP_DEADLINE = 30.0
-WAKE_AFTER = 3.0
-"""Seconds after which a process that was told to end is given something to do."""
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -148,25 +145,13 @@ class Server:
 
     def wait(self, deadline: float = STOP_DEADLINE) -> int:
         """Wait for the end and return the exit code; kill and fail after ``deadline`` seconds."""
-        ends = time.monotonic() + deadline
-        while not self._ended(min(WAKE_AFTER, max(0, ends - time.monotonic()))):
-            if time.monotonic() >= ends:
-                self.kill()
-                raise AssertionError(f"did not end; its log:\n{_tail(self.log_path)}")
-            self._wake()
+        try:
+            code = self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not end; its log:\n{_tail(self.log_path)}") from None
         self._kill_children()
-        return self.process.returncode
-
-    def _ended(self, seconds: float) -> bool:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(seconds)
-        return not self.running
-
-    def _wake(self) -> None:
-        """Give the server's loop something to do. Python handles a signal between two of its own steps: one
-        that comes in the moment before the loop waits for events is seen after the next event."""
-        with contextlib.suppress(OSError):
-            socket.create_connection((self.host, self.port), timeout=1).close()
+        return code
 
     def kill(self) -> None:
         """End the process and its kernels without asking."""
