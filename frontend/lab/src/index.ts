@@ -10,6 +10,8 @@ import { applies, serverSettings } from './settings.js';
 
 /** Milliseconds for which a page that stands is let alone: its documents come first. */
 const LATER = 2_000;
+/** Milliseconds after which what could not be fetched is fetched again where no event came before. */
+const AGAIN = 30_000;
 
 /** Sentences about the sockets, and what a person can do about them. */
 const ui: JupyterFrontEndPlugin<void> = {
@@ -24,18 +26,23 @@ const ui: JupyterFrontEndPlugin<void> = {
     };
     let wanted = false;
     let failed = false;
+    let timer: ReturnType<typeof setTimeout> | undefined;
     const load = (): void => {
       if (wanted) {
         return;
       }
       wanted = true;
+      clearTimeout(timer);
       import('./ui/index.js').then(
         ({ activate }) => void activate(app, bus).catch(complain),
         error => {
-          // The server may be away, and an event will say that it is back.
+          // The server may be away, and an event will say that it is back. Where only this got lost none will.
+          timer = setTimeout(load, AGAIN);
           wanted = false;
+          if (!failed) {
+            complain(error);
+          }
           failed = true;
-          complain(error);
         }
       );
     };

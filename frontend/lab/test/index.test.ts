@@ -95,3 +95,26 @@ it('tries again where it could not be loaded, as soon as anything happens', asyn
   bus.publish({ kind: 'open', path: 'a' });
   await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
 });
+
+it('tries again after a while where nothing happens, and complains once', async () => {
+  vi.useFakeTimers();
+  const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+  const activate = vi.fn(() => Promise.resolve());
+  let reachable = false;
+  vi.doMock('../src/ui/index', () => {
+    if (!reachable) {
+      throw new Error('it got lost');
+    }
+    return { activate };
+  });
+  const [ui] = await plugins('');
+  ui?.activate(app);
+  await vi.advanceTimersByTimeAsync(3_000);
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  await vi.advanceTimersByTimeAsync(32_000);
+  reachable = true;
+  await vi.advanceTimersByTimeAsync(32_000);
+  vi.useRealTimers();
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+  expect(complaint).toHaveBeenCalledOnce();
+});
