@@ -439,7 +439,7 @@ export class TokenSocket extends EventTarget {
       this._turn(); // this takes a while
       await connections.revived(this._given.signal);
     } else if (cause === 'websockets_blocked') {
-      state.failed(now(), Math.random());
+      state.blocked(now(), Math.random());
     } else {
       this._end(end.code, end.reason, false, true);
       return;

@@ -1096,6 +1096,36 @@ describe('patience', () => {
     expect(events[0]).toMatchObject({ cause: 'websockets_blocked' });
   });
 
+  it('blocked websockets are tried again at once when another gets through, but not each time', async () => {
+    const random = vi.spyOn(Math, 'random').mockReturnValue(0.99);
+    const { TokenWebSocket } = make({ ...PATIENT, fetch: answering(() => Response.json(CAPABILITIES)) });
+    const block = async (): Promise<void> => {
+      (await carrier()).end(1006, '', false);
+      await turn();
+    };
+    new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    for (const wait of [1000, 2000, 4000, 8000, 16_000, 0]) {
+      await block();
+      await turn(wait);
+    }
+    expect(carriers.length).toBe(6); // and 32 s to go
+    random.mockReturnValue(0);
+    for (const [name, attempts] of [
+      ['2', 8],
+      ['3', 9]
+    ] as const) {
+      new TokenWebSocket(`${BASE}terminals/websocket/${name}`);
+      (await carrier()).open(MARKER);
+      await turn();
+      expect(carriers.length).toBe(attempts);
+      random.mockReturnValue(0.99);
+      if (attempts === 8) {
+        expect((await carrier()).address).toBe(URL_OF_KERNEL);
+        await block();
+      }
+    }
+  });
+
   it('what cannot be explained is left to the application', async () => {
     const fetch = answering(path =>
       path === 'api/me' ? new Response('', { status: 500 }) : Response.json(CAPABILITIES)
