@@ -43,6 +43,8 @@ def test_page_is_refused_and_runs_a_cell(tmp_path):
                 server.request("DELETE", f"api/kernels/{kernel['id']}")
             status.get_by_text("the kernel was shut down").wait_for()
             page.click("button:has-text('Run')")
-            page.wait_for_function("document.querySelector('pre').textContent === '42\\n42\\n42\\n'")
+            page.wait_for_function(
+                "document.querySelector('pre').textContent === '42\\n42\\n42\\n'"
+            )
             server.stop()
             status.get_by_text("the server is shutting down").wait_for()
