@@ -234,6 +234,11 @@ export class Connections {
     }
   }
 
+  /** Whether websockets get through: one is open, or was answered a moment ago. */
+  get through(): boolean {
+    return this._open > 0 || now() - this._throughAt < THROUGH_FOR;
+  }
+
   /** Every parked path, with the reason. */
   parked(): ReadonlyMap<string, Closed> {
     const found = new Map<string, Closed>();
@@ -303,11 +308,10 @@ export class Connections {
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }
-    const through = this._open > 0 || now() - this._throughAt < THROUGH_FOR;
     this.emit({
       kind: 'unexplained',
       path,
-      cause: cause === 'websockets_blocked' && through ? 'unknown' : cause
+      cause: cause === 'websockets_blocked' && this.through ? 'unknown' : cause
     });
     return cause;
   }

@@ -1079,6 +1079,59 @@ describe('patience', () => {
     expect([carriers.length, events.map(event => event.kind)]).toEqual([1, ['unexplained', 'parked']]);
   });
 
+  describe('a handshake that is never answered', () => {
+    const reachable = answering(() => Response.json(CAPABILITIES));
+    const causes = (): unknown[][] => events.map(event => [event.kind, 'cause' in event && event.cause]);
+
+    it('is told and given up where nothing gets through, and begun anew with more patience', async () => {
+      vi.spyOn(Math, 'random').mockReturnValue(0.5);
+      const socket = new (make({ ...PATIENT, fetch: reachable }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      await turn(4_900);
+      expect([causes(), native.closes]).toEqual([[], []]);
+      await turn(200);
+      expect([causes(), native.closes]).toEqual([[['unexplained', 'websockets_blocked']], [[]]]);
+      native.end(1006, '', false);
+      await turn(1_000);
+      const second = await carrier();
+      expect(carriers.length).toBe(2);
+      await turn(9_000);
+      expect(second.closes).toEqual([]);
+      await turn(1_100);
+      expect([second.closes, socket.readyState]).toEqual([[[]], 0]);
+    });
+
+    it('goes on where others get through: a kernel may take long to start', async () => {
+      const { TokenWebSocket } = make({ ...PATIENT, fetch: reachable });
+      new TokenWebSocket(`${BASE}api/events/subscribe`);
+      (await carrier()).open(MARKER);
+      const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      await turn(60_000);
+      expect([causes().slice(1), native.closes]).toEqual([[['unexplained', 'unknown']], []]);
+      native.open(KERNEL);
+      expect(socket.readyState).toBe(1);
+    });
+
+    it('is left to an application that reconnects by itself, but told', async () => {
+      new (make({ fetch: reachable }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      await turn(6_000);
+      expect([causes(), native.closes]).toEqual([[['unexplained', 'websockets_blocked']], []]);
+    });
+
+    it('is no matter once it was answered, or given up', async () => {
+      const { TokenWebSocket } = make({ ...PATIENT, fetch: reachable });
+      new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      (await carrier()).open(KERNEL);
+      const given = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      await turn();
+      given.close();
+      await turn(60_000);
+      expect(causes().filter(([kind]) => kind === 'unexplained')).toEqual([]);
+    });
+  });
+
   it('blocked websockets are tried again, ever more seldom', async () => {
     vi.spyOn(Math, 'random').mockReturnValue(0.99);
     const fetch = answering(() => Response.json(CAPABILITIES));
