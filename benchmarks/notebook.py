@@ -21,7 +21,7 @@ from tests.support.lab_pages import FRONTENDS, put_notebook
 from tests.support.lab_servers import start_lab
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    from playwright.sync_api import BrowserContext, Request
 
 LIMIT = 1.05
 """Times stock's."""
@@ -90,7 +90,10 @@ def _measure(
             context = start(browser.new_context())
             context.add_init_script(RUN)
             context.request.get(f"{server.url}login?token={server.token}")
-            sides.append((index, context, f"{server.url}{FRONTENDS[name].notebook_path}walk.ipynb"))
+            url = f"{server.url}{FRONTENDS[name].notebook_path}walk.ipynb"
+            if name == "lab":
+                _save_layout(context, url)
+            sides.append((index, context, url))
         for number in range(-WARM_UP, pairs):
             # Who goes first must not matter.
             source.shuffle(sides)
@@ -98,6 +101,23 @@ def _measure(
                 milliseconds = _open(context, url)
                 if number >= 0:
                     samples[index].append(milliseconds)
+
+
+def _save_layout(context: BrowserContext, url: str) -> None:
+    """Open the page until it has saved its layout. A page that finds its notebook there opens it a second
+    sooner, and whether it does must not depend on when the page before it was closed."""
+
+    def saves(request: Request) -> bool:
+        return (
+            request.method == "PUT"
+            and "/api/workspaces/" in request.url
+            and "walk.ipynb" in (request.post_data or "")
+        )
+
+    page = context.new_page()
+    with page.expect_request_finished(saves, timeout=PATIENCE * 1000):
+        page.goto(url)
+    page.close()
 
 
 def _open(context: BrowserContext, url: str) -> float:

@@ -67,6 +67,7 @@ class Server:
                 method=method,
                 headers={"Authorization": f"token {self.token}"},
                 body=None if body is None else json.dumps(body),
+                request_timeout=START_TIMEOUT,
             )
         )
         return json.loads(response.body) if response.body else None
@@ -93,7 +94,7 @@ class Way:
             headers["Authorization"] = self.header.replace("{token}", server.token)
         query = self.query.replace("{token}", server.token)
         address = f"ws://127.0.0.1:{server.port}/api/kernels/{kernel}/channels{query}"
-        return HTTPRequest(address, headers=headers)
+        return HTTPRequest(address, headers=headers, request_timeout=START_TIMEOUT)
 
 
 def _ways() -> list[Way]:
@@ -217,7 +218,7 @@ async def _show(servers: list[Server], keep: bool) -> int:
         "\nby HTTP: it cannot tell a wrong token from a server that is down."
     )
     print("\nA cell, over the socket whose token came as subprotocol:")
-    output = await _execute(here)
+    output = await execute(here)
     print(f"  In:  {CELL}\n  Out: {output.strip()}")
     leaked = here.log.read_bytes().count(here.token.encode())
     print(f"How often the token stands in that server's debug log: {leaked} times")
@@ -250,7 +251,7 @@ async def _ready(server: Server) -> None:
         ) from error
     server.kernel = kernel["id"]
     # A kernel that has run a cell is one whose socket opens at once.
-    await _execute(server)
+    await execute(server)
 
 
 @dataclass(frozen=True)
@@ -294,14 +295,19 @@ async def _close_frame(connection: WebSocketClientConnection) -> tuple[int, str]
     return connection.close_code or 1006, connection.close_reason or ""
 
 
-async def _execute(server: Server) -> str:
+async def execute(server: Server) -> str:
     """Run the cell and return what it printed."""
     headers = {"Authorization": f"token {server.token}", "Sec-WebSocket-Protocol": KERNEL}
     if server.name != "stock":
         offered = offer_subprotocols([KERNEL], server.token)
         headers = {"Sec-WebSocket-Protocol": ", ".join(offered)}
     address = f"ws://127.0.0.1:{server.port}/api/kernels/{server.kernel}/channels"
-    connection = await websocket_connect(HTTPRequest(address, headers=headers))
+    try:
+        connection = await websocket_connect(
+            HTTPRequest(address, headers=headers, request_timeout=START_TIMEOUT)
+        )
+    except HTTPClientError as error:
+        raise DemoError(f"no socket to the kernel ({error}), see {server.log}") from error
     try:
         request_id = uuid4().hex
         header = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 pytest_plugins = [
     # Runs coroutine tests and gives jp_serverapp, jp_fetch and jp_ws_fetch.
     "pytest_jupyter.jupyter_server",
@@ -9,3 +11,8 @@ pytest_plugins = [
     "tests.plugins.conformance",
     "tests.plugins.programs",
 ]
+
+# What a shell starts in the background ignores SIGINT, and so does whatever that starts: the servers that
+# tests interrupt. A handler, unlike that, is not inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -101,6 +101,7 @@ export class Connections {
   /** How many sockets of this server are open, and when websockets were last seen to get through. */
   private _open = 0;
   private _throughAt = -Infinity;
+  private _unblockedAt = -Infinity;
   /** A socket was lost, and none has opened since: who knows whether the credentials are still good. */
   private _doubt = false;
   /** By path: resolves when the socket that finds out how things are knows. */
@@ -233,6 +234,11 @@ export class Connections {
     }
   }
 
+  /** Whether websockets get through: one is open, or was answered a moment ago. */
+  get through(): boolean {
+    return this._open > 0 || now() - this._throughAt < THROUGH_FOR;
+  }
+
   /** Every parked path, with the reason. */
   parked(): ReadonlyMap<string, Closed> {
     const found = new Map<string, Closed>();
@@ -251,9 +257,7 @@ export class Connections {
     for (const known of path === undefined ? [...this.parked().keys()] : [path]) {
       this._paths.get(known)?.released();
       this.emit({ kind: 'released', path: known });
-      for (const go of [...(this._waiting.get(known) ?? [])]) {
-        go();
-      }
+      this._wake(known);
     }
   }
 
@@ -304,11 +308,10 @@ export class Connections {
     if (cause === 'credential_refused') {
       this.state(path).distrust(credential);
     }
-    const through = this._open > 0 || now() - this._throughAt < THROUGH_FOR;
     this.emit({
       kind: 'unexplained',
       path,
-      cause: cause === 'websockets_blocked' && through ? 'unknown' : cause
+      cause: cause === 'websockets_blocked' && this.through ? 'unknown' : cause
     });
     return cause;
   }
@@ -327,6 +330,7 @@ export class Connections {
   emit(event: ConnectionEvent): void {
     if (event.kind === 'open' || event.kind === 'refused') {
       this._throughAt = now();
+      this._unblock();
     }
     this._open += event.kind === 'open' ? 1 : event.kind === 'closed' ? -1 : 0;
     try {
@@ -341,6 +345,28 @@ export class Connections {
     if (!this._warned) {
       this._warned = true;
       console.warn(`${this.baseUrl} has no jupyter_token_ws: the token goes into websocket URLs.`);
+    }
+  }
+
+  /**
+   * A websocket got through: who waits because they seemed blocked need not wait any longer. Not with each of
+   * them, for one that comes and goes must not drive the others.
+   */
+  private _unblock(): void {
+    if (now() - this._unblockedAt < THROUGH_FOR) {
+      return;
+    }
+    for (const [path, state] of this._paths) {
+      if (state.unblocked()) {
+        this._unblockedAt = now();
+        this._wake(path);
+      }
+    }
+  }
+
+  private _wake(path: string): void {
+    for (const go of [...(this._waiting.get(path) ?? [])]) {
+      go();
     }
   }
 
@@ -403,7 +429,7 @@ export class Connections {
           resolve();
         };
       });
-      if (this._hopeful === 0 || (await this._found()) !== undefined || (await this._answers())) {
+      if (this._hopeful === 0 || (await this._found()) !== undefined || isOfServer(await this._blind())) {
         break;
       }
     }
@@ -427,7 +453,11 @@ export class Connections {
   private async _findCause(credential: Credential): Promise<Cause> {
     const found = await this._found();
     if (found === undefined) {
-      return (await this._answers()) ? 'unknown' : 'server_down';
+      const answer = await this._blind();
+      if (answer?.type === 'opaque' && isHome(this.baseUrl)) {
+        return 'credential_refused'; // sent to another origin: a login that stands before the server
+      }
+      return isOfServer(answer) ? 'unknown' : 'server_down';
     }
     const admitted = await this._admits(credential);
     if (admitted === false) {
@@ -502,12 +532,6 @@ export class Connections {
     return capabilities;
   }
 
-  /** Whether anything is there that answers. */
-  private async _answers(): Promise<boolean> {
-    const response = await this._blind();
-    return response !== null && (response.type === 'opaque' || response.ok);
-  }
-
   /**
    * An answer that may not be one for this page to read, `null` where there is none. A page of another
    * origin may not read what it was, and the browser does not say that this was the reason for an error.
@@ -555,12 +579,26 @@ export function now(): number {
  * servers count the last.
  */
 function xsrf(baseUrl: string): Record<string, string> {
-  const place = globalThis as { document?: { cookie: string }; location?: { origin: string } };
-  if (!place.document || place.location?.origin !== new URL(baseUrl).origin) {
+  const place = globalThis as { document?: { cookie: string } };
+  if (!place.document || !isHome(baseUrl)) {
     return {};
   }
   const [, value] = [...place.document.cookie.matchAll(/(?:^|; *)_xsrf=([^;]*)/g)].pop() ?? [];
   return value === undefined ? {} : { 'X-XSRFToken': value };
+}
+
+/** Whether an address is of the origin that the page came from. */
+function isHome(address: string): boolean {
+  const place = globalThis as { location?: { origin: string } };
+  return place.location?.origin === new URL(address).origin;
+}
+
+/** Whether an answer may be the server's: where a page can be read, somebody else answers in its place. */
+function isOfServer(answer: Response | null): boolean {
+  if (answer?.ok) {
+    return !answer.headers.get('Content-Type')?.startsWith('text/html');
+  }
+  return answer?.type === 'opaque';
 }
 
 /** Resolves with the promise or when the signal is aborted; leaves nothing behind. */

@@ -40,6 +40,8 @@ export class PathState {
   private _fresh = 0;
   /** When a socket ended soon after it opened and without a reason. */
   private _stumbled: number | null = null;
+  /** Whether it waits only because websockets seemed blocked. */
+  private _blocked = false;
   private readonly _refused = new Set<Credential>();
 
   /** The credential of the first attempt: the cookie where the page has one, unless it was refused. */
@@ -87,7 +89,28 @@ export class PathState {
     this.failures += 1;
     this.notBefore = now + longest * random;
     this._fresh = this.notBefore + BACKOFF.longest;
+    this._blocked = false;
     return this.notBefore;
+  }
+
+  /** Like `failed`, because websockets seem blocked: the wait may end with that, see `unblocked`. */
+  blocked(now: number, random: number): void {
+    this.failed(now, random);
+    this._blocked = true;
+  }
+
+  /**
+   * A websocket to another path got through.
+   *
+   * @returns whether that ends a wait
+   */
+  unblocked(): boolean {
+    const waited = this._blocked;
+    if (waited) {
+      this._blocked = false;
+      this.notBefore = 0; // the failures still count: it may be blocked all the same
+    }
+    return waited;
   }
 
   /**
@@ -126,6 +149,7 @@ export class PathState {
   healthy(): void {
     this.failures = 0;
     this.notBefore = 0;
+    this._blocked = false;
     this._stumbled = null;
     this._refused.clear();
   }

@@ -21,6 +21,12 @@ import { tokenRoute } from './trust.js';
  */
 const UNDECIDED = 150;
 
+/**
+ * Seconds after which it is asked why a handshake takes so long: a kernel may be starting, or something on the
+ * way swallows websockets. Longer after each failure, up to the longest.
+ */
+const DOUBT = { first: 5, longest: 120 } as const;
+
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSING = 2;
@@ -294,6 +300,7 @@ export class TokenSocket extends EventTarget {
     this._native = native;
     // A message may come before it is settled that the socket is open; this type can become either.
     native.binaryType = 'arraybuffer';
+    const doubt = own && setTimeout(() => this._guard(this._doubt(own, native)), this._patience(own));
     let held: ReturnType<typeof setTimeout> | undefined;
     let openedAt: number | null = null;
     let failed = false;
@@ -336,6 +343,7 @@ export class TokenSocket extends EventTarget {
       this.dispatchEvent(new Event('open'));
     };
     native.onopen = (): void => {
+      clearTimeout(doubt ?? undefined);
       if (own && native.protocol === REASON_MARKER) {
         held = setTimeout(open, UNDECIDED);
       } else {
@@ -360,6 +368,7 @@ export class TokenSocket extends EventTarget {
       failed = true;
     };
     native.onclose = (event: CloseEvent): void => {
+      clearTimeout(doubt ?? undefined);
       clearTimeout(held);
       inLine(() => {
         const end = this._native === native && own ? this._settle(own, event, openedAt) : event;
@@ -373,6 +382,22 @@ export class TokenSocket extends EventTarget {
         }
       });
     };
+  }
+
+  /** Milliseconds that a handshake may take before anybody wonders. */
+  private _patience({ path }: Own): number {
+    const { failures } = this._connections.state(path);
+    return 1000 * Math.min(DOUBT.longest, DOUBT.first * 2 ** failures);
+  }
+
+  /** A handshake takes long. It goes on unless there is a reason to do something else. */
+  private async _doubt({ path, credential }: Own, native: Carrier): Promise<void> {
+    const connections = this._connections;
+    const cause = await connections.explain(path, credential, this._given.signal);
+    const slow = cause === 'unknown' || (cause === 'websockets_blocked' && connections.through);
+    if (connections.patient && !slow && native.readyState === CONNECTING) {
+      native.close(); // and what follows is as if it had failed by itself
+    }
   }
 
   /** Binary data that came while it was open in which form the application wants it. */
@@ -439,7 +464,7 @@ export class TokenSocket extends EventTarget {
       this._turn(); // this takes a while
       await connections.revived(this._given.signal);
     } else if (cause === 'websockets_blocked') {
-      state.failed(now(), Math.random());
+      state.blocked(now(), Math.random());
     } else {
       this._end(end.code, end.reason, false, true);
       return;

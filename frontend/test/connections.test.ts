@@ -316,19 +316,24 @@ describe('explanations', () => {
     expect(causes()).toEqual(['unknown']);
   });
 
-  it('nothing is said where a login page stands before the server', async () => {
-    server.request = (request, response) =>
-      request.url === '/login'
-        ? response.end('<html>')
-        : response.writeHead(302, { Location: '/login' }).end();
-    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
-    expect(causes()).toEqual(['unknown']);
+  it('the credential died where the own server’s address leads to another origin, which is a login', async () => {
+    vi.stubGlobal('location', { origin: 'http://127.0.0.1:1' });
+    const fetch = (_address: unknown, options?: RequestInit): Promise<Response> =>
+      options?.mode === 'no-cors'
+        ? Promise.resolve({ type: 'opaque', ok: false } as Response)
+        : Promise.reject(new TypeError('Failed to fetch'));
+    await connections({ fetch }).explain(PATH, 'token');
+    expect(causes()).toEqual(['credential_refused']);
+    vi.unstubAllGlobals();
   });
 
-  it('nothing is said where something else answers', async () => {
-    server.request = (_request, response) => response.end('<html>');
+  it.each([
+    ['text/html; charset=utf-8', 'server_down'],
+    ['application/json', 'unknown']
+  ])('something else that answers is no server where it shows a page: %s', async (type, cause) => {
+    server.request = (_request, response) => response.setHeader('Content-Type', type).end('<html>');
     await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
-    expect(causes()).toEqual(['unknown']);
+    expect(causes()).toEqual([cause]);
   });
 
   it('a proxy that has no server behind it is a server that is down', async () => {

@@ -1079,6 +1079,59 @@ describe('patience', () => {
     expect([carriers.length, events.map(event => event.kind)]).toEqual([1, ['unexplained', 'parked']]);
   });
 
+  describe('a handshake that is never answered', () => {
+    const reachable = answering(() => Response.json(CAPABILITIES));
+    const causes = (): unknown[][] => events.map(event => [event.kind, 'cause' in event && event.cause]);
+
+    it('is told and given up where nothing gets through, and begun anew with more patience', async () => {
+      vi.spyOn(Math, 'random').mockReturnValue(0.5);
+      const socket = new (make({ ...PATIENT, fetch: reachable }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      await turn(4_900);
+      expect([causes(), native.closes]).toEqual([[], []]);
+      await turn(200);
+      expect([causes(), native.closes]).toEqual([[['unexplained', 'websockets_blocked']], [[]]]);
+      native.end(1006, '', false);
+      await turn(1_000);
+      const second = await carrier();
+      expect(carriers.length).toBe(2);
+      await turn(9_000);
+      expect(second.closes).toEqual([]);
+      await turn(1_100);
+      expect([second.closes, socket.readyState]).toEqual([[[]], 0]);
+    });
+
+    it('goes on where others get through: a kernel may take long to start', async () => {
+      const { TokenWebSocket } = make({ ...PATIENT, fetch: reachable });
+      new TokenWebSocket(`${BASE}api/events/subscribe`);
+      (await carrier()).open(MARKER);
+      const socket = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      await turn(60_000);
+      expect([causes().slice(1), native.closes]).toEqual([[['unexplained', 'unknown']], []]);
+      native.open(KERNEL);
+      expect(socket.readyState).toBe(1);
+    });
+
+    it('is left to an application that reconnects by itself, but told', async () => {
+      new (make({ fetch: reachable }).TokenWebSocket)(URL_OF_KERNEL, KERNEL);
+      const native = await carrier();
+      await turn(6_000);
+      expect([causes(), native.closes]).toEqual([[['unexplained', 'websockets_blocked']], []]);
+    });
+
+    it('is no matter once it was answered, or given up', async () => {
+      const { TokenWebSocket } = make({ ...PATIENT, fetch: reachable });
+      new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      (await carrier()).open(KERNEL);
+      const given = new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+      await turn();
+      given.close();
+      await turn(60_000);
+      expect(causes().filter(([kind]) => kind === 'unexplained')).toEqual([]);
+    });
+  });
+
   it('blocked websockets are tried again, ever more seldom', async () => {
     vi.spyOn(Math, 'random').mockReturnValue(0.99);
     const fetch = answering(() => Response.json(CAPABILITIES));
@@ -1094,6 +1147,36 @@ describe('patience', () => {
     }
     expect([attempts, socket.readyState]).toEqual([[0, 1, 3, 7, 15, 31], 0]);
     expect(events[0]).toMatchObject({ cause: 'websockets_blocked' });
+  });
+
+  it('blocked websockets are tried again at once when another gets through, but not each time', async () => {
+    const random = vi.spyOn(Math, 'random').mockReturnValue(0.99);
+    const { TokenWebSocket } = make({ ...PATIENT, fetch: answering(() => Response.json(CAPABILITIES)) });
+    const block = async (): Promise<void> => {
+      (await carrier()).end(1006, '', false);
+      await turn();
+    };
+    new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    for (const wait of [1000, 2000, 4000, 8000, 16_000, 0]) {
+      await block();
+      await turn(wait);
+    }
+    expect(carriers.length).toBe(6); // and 32 s to go
+    random.mockReturnValue(0);
+    for (const [name, attempts] of [
+      ['2', 8],
+      ['3', 9]
+    ] as const) {
+      new TokenWebSocket(`${BASE}terminals/websocket/${name}`);
+      (await carrier()).open(MARKER);
+      await turn();
+      expect(carriers.length).toBe(attempts);
+      random.mockReturnValue(0.99);
+      if (attempts === 8) {
+        expect((await carrier()).address).toBe(URL_OF_KERNEL);
+        await block();
+      }
+    }
   });
 
   it('what cannot be explained is left to the application', async () => {

@@ -28,7 +28,7 @@ def test_page_is_refused_and_runs_a_cell(tmp_path):
         with start_server(tmp_path, config=config) as server:
             page = browser.new_page()
             page.goto(f"{origin}kernel.html")
-            page.fill("[name=base]", server.url)
+            page.fill("[name=base]", server.url.rstrip("/"))
             page.fill("[name=token]", "wrong")
             page.click("button:has-text('Run')")
             status = page.get_by_role("status")
@@ -39,5 +39,12 @@ def test_page_is_refused_and_runs_a_cell(tmp_path):
             assert status.inner_text() == "connected"
             page.click("button:has-text('Run')")
             page.wait_for_function("document.querySelector('pre').textContent === '42\\n42\\n'")
+            for kernel in server.request("GET", "api/kernels").json():
+                server.request("DELETE", f"api/kernels/{kernel['id']}")
+            status.get_by_text("the kernel was shut down").wait_for()
+            page.click("button:has-text('Run')")
+            page.wait_for_function(
+                "document.querySelector('pre').textContent === '42\\n42\\n42\\n'"
+            )
             server.stop()
             status.get_by_text("the server is shutting down").wait_for()

@@ -5,6 +5,7 @@ The pictures of the documentation are taken here.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,26 @@ def test_websockets_that_a_proxy_blocks_are_told_within_ten_seconds(place, brows
         refused = [request for request in proxy.requests() if request.websocket]
         assert refused
         assert {request.status for request in refused} == {400}
+        _end(server)
+
+
+@each_place
+@pytest.mark.requires(*proxies.PROGRAM)
+def test_websockets_that_are_swallowed_are_told_and_tried_again(place, browser, tmp_path):
+    """Nothing refuses them: handshakes are just never answered, and a browser waits for minutes."""
+    with (
+        place.start(tmp_path) as server,
+        socket.create_server(("127.0.0.1", free_port())) as silent,
+        nginx(tmp_path, server.port, swallows=silent.getsockname()[1]) as proxy,
+        _visit(place, browser, server, proxy.url) as (frontend, journal),
+    ):
+        page = frontend.open_notebook()
+        blocked = toast(page, "Websockets do not get through to the server")
+        blocked.wait_for()
+        assert time.monotonic() - journal.first_socket < 15
+        assert len(toasts_ever(page)) == 1
+        opened = len(journal.socket_urls)
+        wait(page, lambda: len(journal.socket_urls) > opened, "another attempt")
         _end(server)
 
 

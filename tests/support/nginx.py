@@ -54,6 +54,7 @@ http {{
       proxy_http_version 1.1;
       proxy_set_header Host $http_host;
       {upgrade}
+      {swallow}
       proxy_read_timeout 1h;
     }}
   }}
@@ -115,6 +116,7 @@ def nginx(
     upstream: int,
     *,
     websockets: bool = True,
+    swallows: int | None = None,
     port: int | None = None,
     name: str = "nginx",
 ) -> Iterator[Proxy]:
@@ -125,6 +127,7 @@ def nginx(
         upstream: a port of the loopback address. Nobody need listen there yet.
         websockets: whether the headers of an upgrade are passed on. nginx does not by itself, which is why
             so many servers stand behind proxies that let no websocket through.
+        swallows: a port to pass upgrades on to, where somebody listens who never answers.
         port: listen there, where somebody has to know it before; else on a free one.
         name: tells apart several proxies of one test.
     """
@@ -140,6 +143,9 @@ def nginx(
             probe=_PROBE,
             upstream=upstream,
             upgrade=_UPGRADE if websockets else "",
+            swallow=""
+            if swallows is None
+            else f"if ($http_upgrade) {{ proxy_pass http://127.0.0.1:{swallows}; }}",
         )
     )
     arguments = [program, "-p", f"{prefix}/", "-c", "nginx.conf", "-e", "error.log"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from jupyter_token_ws import __version__
+from jupyter_token_ws import __version__, demo
 from jupyter_token_ws.cli import CAPABILITIES_PATH, MAX_DOCUMENT_SIZE, main
 
 DOCUMENT = {"api_versions": ["1.0"], "base_url": "http://x/hub/ann/"}
@@ -158,3 +159,11 @@ def test_interrupted(monkeypatch):
 
     monkeypatch.setattr("jupyter_token_ws.cli.fetch_capabilities", interrupt)
     assert main(["capabilities", "http://x/"]) == 130
+
+
+def test_demo_whose_kernel_gives_no_socket_says_where_to_look(site, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    server = demo.Server("stock", site.server_port, "", process, tmp_path / "log.txt")
+    with pytest.raises(demo.DemoError, match=r"no socket to the kernel .*404.*, see .*log\.txt"):
+        asyncio.run(demo.execute(server))

@@ -15,8 +15,8 @@ export interface Bus {
   /** For plain requests to the server; `null` where the other plugin was not activated. */
   readonly serverSettings: ServerConnection.ISettings | null;
   /**
-   * Be told what happens. Which sockets are open and what is unsettled (parked, still waiting, unexplained)
-   * is told at once, before this returns.
+   * Be told what happens. Which sockets are open, what is unsettled (parked, still waiting, unexplained) and
+   * whether output was cut is told at once, before this returns.
    *
    * @returns ends the subscription
    */
@@ -38,6 +38,8 @@ export class Switchboard implements Bus {
   private readonly _listeners = new Set<(event: ConnectionEvent) => void>();
   /** The last word on each path that is not in order, and when it was said, in milliseconds. */
   private readonly _unsettled = new Map<string, { readonly event: ConnectionEvent; readonly at: number }>();
+  /** That output was cut, once it was: nobody says so again. */
+  private _cut: ConnectionEvent | null = null;
   /** How many sockets to each path are open. */
   private readonly _open = new Map<string, number>();
   private _connections: Connections | null = null;
@@ -66,6 +68,9 @@ export class Switchboard implements Bus {
         tell(listener, { kind: 'open', path });
       }
     }
+    if (this._cut) {
+      tell(listener, this._cut);
+    }
     for (const { event, at } of [...this._unsettled.values()]) {
       if (event.kind !== 'waiting') {
         tell(listener, event);
@@ -93,6 +98,9 @@ export class Switchboard implements Bus {
       }
     } else if (['open', 'released', 'abandoned'].includes(event.kind)) {
       this._unsettled.delete(event.path);
+    }
+    if (event.kind === 'refused' && event.closed.slug === 'backlog_full') {
+      this._cut = event;
     }
     if (event.kind === 'open' || event.kind === 'closed') {
       this._count(event.path, event.kind === 'open' ? 1 : -1);

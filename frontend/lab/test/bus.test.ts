@@ -54,6 +54,15 @@ describe('events', () => {
     vi.useRealTimers();
   });
 
+  it('that output was cut is told to who comes later', () => {
+    const bus = new Switchboard();
+    const cut = { kind: 'refused', path: 'a', closed: parseClose(4507, 'backlog_full') as Closed } as const;
+    expect(cut.closed).not.toBeNull();
+    bus.publish(cut);
+    bus.publish(open('a'));
+    expect(heard(bus)).toEqual([cut, open('a')].reverse());
+  });
+
   it('of paths that nobody waits for any more are not told to who comes later, nor of the oldest of many', () => {
     const bus = new Switchboard();
     bus.publish(parked('a'));

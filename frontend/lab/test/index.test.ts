@@ -27,22 +27,94 @@ it('leaves the page its own settings where it has not', async () => {
   expect(found.map(plugin => plugin.id)).toEqual(['jupyter_token_ws:ui']);
 });
 
-it('loads the user interface without anybody waiting for it', async () => {
-  const activate = vi.fn();
+/** An application whose page stands. */
+const app = { restored: Promise.resolve() };
+
+it('loads the user interface once the page has stood for a while', async () => {
+  vi.useFakeTimers();
+  const activate = vi.fn(() => Promise.resolve());
   vi.doMock('../src/ui/index', () => ({ activate }));
   const [ui] = await plugins('');
-  const app = {};
   expect(ui?.activate(app)).toBeUndefined();
   const { bus } = await import('../src/bus');
+  bus.publish({ kind: 'open', path: 'a' });
+  await vi.advanceTimersByTimeAsync(1_900);
+  expect(activate).not.toHaveBeenCalled();
+  await vi.advanceTimersByTimeAsync(200);
+  vi.useRealTimers();
   await vi.waitFor(() => expect(activate).toHaveBeenCalledWith(app, bus));
 });
 
-it.each([
-  ['cannot be loaded', undefined],
-  ['fails', (): Promise<void> => Promise.reject(new Error('broken'))]
-])('goes on where the user interface %s', async (_what, activate) => {
+it.each([[true], [false]])(
+  'loads it once and at once where there is something to tell, before or after: %s',
+  async early => {
+    const activate = vi.fn(() => Promise.resolve());
+    vi.doMock('../src/ui/index', () => ({ activate }));
+    const [ui] = await plugins('');
+    const { bus } = await import('../src/bus');
+    const publish = (): void => bus.publish({ kind: 'unexplained', path: 'a', cause: 'server_down' });
+    if (early) {
+      publish();
+    }
+    const never = { restored: new Promise<void>(() => undefined) };
+    ui?.activate(never);
+    if (!early) {
+      publish();
+      publish();
+    }
+    await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+  }
+);
+
+it('goes on where the user interface fails', async () => {
+  vi.useFakeTimers();
   const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
-  vi.doMock('../src/ui/index', () => ({ activate }));
-  (await plugins(''))[0]?.activate({});
+  vi.doMock('../src/ui/index', () => ({ activate: () => Promise.reject(new Error('broken')) }));
+  (await plugins(''))[0]?.activate(app);
+  await vi.advanceTimersByTimeAsync(3_000);
+  vi.useRealTimers();
   await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+});
+
+it('tries again where it could not be loaded, as soon as anything happens', async () => {
+  const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+  const activate = vi.fn(() => Promise.resolve());
+  let reachable = false;
+  vi.doMock('../src/ui/index', () => {
+    if (!reachable) {
+      throw new Error('the server is away');
+    }
+    return { activate };
+  });
+  const [ui] = await plugins('');
+  ui?.activate(app);
+  const { bus } = await import('../src/bus');
+  bus.publish({ kind: 'unexplained', path: 'a', cause: 'server_down' });
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  reachable = true;
+  bus.publish({ kind: 'open', path: 'a' });
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+});
+
+it('tries again after a while where nothing happens, and complains once', async () => {
+  vi.useFakeTimers();
+  const complaint = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+  const activate = vi.fn(() => Promise.resolve());
+  let reachable = false;
+  vi.doMock('../src/ui/index', () => {
+    if (!reachable) {
+      throw new Error('it got lost');
+    }
+    return { activate };
+  });
+  const [ui] = await plugins('');
+  ui?.activate(app);
+  await vi.advanceTimersByTimeAsync(3_000);
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  await vi.advanceTimersByTimeAsync(32_000);
+  reachable = true;
+  await vi.advanceTimersByTimeAsync(32_000);
+  vi.useRealTimers();
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+  expect(complaint).toHaveBeenCalledOnce();
 });

@@ -254,6 +254,11 @@ export class Controller {
     }
   }
 
+  /** What uses a path, or did. */
+  private _nameOf(path: string): string | null {
+    return this._documents.nameOf(path) ?? this._state.lost.get(path)?.name ?? null;
+  }
+
   private _action(notice: Notice): Action | null {
     const { trans } = this._options;
     switch (notice.topic) {
@@ -294,7 +299,7 @@ export class Controller {
       rows: rows(
         this._state,
         now(),
-        path => words.pathName(path, one => this._documents.nameOf(one), trans),
+        path => words.pathName(path, one => this._nameOf(one), trans),
         line => words.lineState(line, now(), trans)
       )
     });

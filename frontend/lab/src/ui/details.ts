@@ -2,7 +2,8 @@
  * The status item, and what it shows when asked: plain elements, so that they can stand in any frontend.
  */
 
-import { isOver, type Line, type State, type View } from './state.js';
+import { parseClose, REASONS } from 'jupyter-token-ws';
+import { isOver, type Line, type Lost, type State, type View } from './state.js';
 
 /** One connection, in words. */
 export interface Row {
@@ -44,8 +45,13 @@ export function rows(
   name: (path: string) => string,
   words: (line: Line) => string
 ): readonly Row[] {
-  const current = [...state.lines].filter(([, line]) => !isOver(line, now));
-  const all = current.map(([path, line]) => ({
+  const current = new Map([...state.lines].filter(([, line]) => !isOver(line, now)));
+  for (const [path, lost] of state.lost) {
+    if (!current.has(path)) {
+      current.set(path, lineOf(lost)); // JupyterLab has given up to reach it
+    }
+  }
+  const all = [...current].map(([path, line]) => ({
     path,
     state: line.state,
     name: name(path),
@@ -54,6 +60,12 @@ export function rows(
   return all.sort(
     (a, b) => Number(a.state === 'open') - Number(b.state === 'open') || a.name.localeCompare(b.name)
   );
+}
+
+function lineOf({ topic }: Lost): Line {
+  const slug = topic === 'gone' ? 'gone' : 'not_found';
+  const closed = parseClose(REASONS[slug].code, slug);
+  return { state: 'parked', open: 0, closed, cause: null, since: 0, until: 0 };
 }
 
 /** What stands in the status bar: a button, and the same word for screen readers when it changes. */

@@ -130,12 +130,21 @@ export class Server {
   async roundTrip(): Promise<number | null> {
     const begin = performance.now();
     try {
-      const response = await this._get(CAPABILITIES, { credentials: 'omit' });
-      // What a proxy says that has no server behind it.
-      return [502, 503, 504].includes(response.status) ? null : (performance.now() - begin) / 1000;
+      const response = await this._get(CAPABILITIES, { redirect: 'error' });
+      const taken = (performance.now() - begin) / 1000;
+      // A proxy that has no server behind it answers too, with whatever it likes.
+      const right = response.ok
+        ? !response.headers.get('Content-Type')?.startsWith('text/html')
+        : response.status === 404 && (await this._isWithoutUs());
+      return right ? taken : null;
     } catch {
       return null;
     }
+  }
+
+  /** Whether this server is known to lack our part. */
+  private async _isWithoutUs(): Promise<boolean> {
+    return (await this._options.connections.capabilities()) === null;
   }
 
   /** The address of the server that is ours, where this one knows it. */

@@ -41,6 +41,27 @@ it('troubled connections come first, and forgotten ones not at all', () => {
   ]);
 });
 
+it('what is lost stays among them though nobody tries to reach it any more', () => {
+  const events = [
+    { kind: 'lost', path: kernel(1), lost: { topic: 'gone', name: 'a', replaceable: true } },
+    { kind: 'lost', path: terminal(1), lost: { topic: 'ended', name: '', replaceable: false } },
+    { kind: 'lost', path: kernel(2), lost: { topic: 'gone', name: 'b', replaceable: true } },
+    parked(kernel(2), 'not_found')
+  ] as const;
+  const state = events.reduce((before, event) => reduce(before, event, 0), START);
+  const shown = rows(
+    state,
+    0,
+    path => path,
+    line => line.closed?.slug ?? ''
+  );
+  expect(shown.map(row => [row.path, row.state, row.words])).toEqual([
+    [kernel(1), 'parked', 'gone'],
+    [kernel(2), 'parked', 'not_found'],
+    [terminal(1), 'parked', 'not_found']
+  ]);
+});
+
 it('the status item is a button with a name, and says changes only', () => {
   const click = vi.fn();
   const drawn: Word[] = [];

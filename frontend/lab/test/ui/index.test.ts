@@ -170,6 +170,7 @@ it('is not there where nothing is ever told', async () => {
 
 it('shows what happened before it was there, and what happens', async () => {
   const { app, bus, items } = frontend();
+  answer.status = 200;
   bus.publish(open(EVENTS));
   await activate(app, bus);
   const button = items[0]!.node.querySelector('button')!;

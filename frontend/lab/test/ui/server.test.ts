@@ -246,22 +246,32 @@ describe('where to sign in', () => {
 });
 
 describe('the round trip', () => {
-  it('is measured without showing anything to anybody', async () => {
+  it('is measured without showing a token', async () => {
     expect(await serverWith().roundTrip()).toBeGreaterThanOrEqual(0);
     expect(asked[0]).toMatchObject({
       url: `${BASE}api/token-ws/capabilities`,
-      init: { credentials: 'omit' }
+      init: { credentials: 'same-origin' } // a proxy may have a login of its own
     });
     expect(asked[0]?.token).toBe(null);
   });
 
-  it('needs a server', async () => {
-    for (const how of [fails, status(502), status(503), status(504)]) {
+  it('needs a server, and a proxy without one is none whatever it answers', async () => {
+    const page = (): Response => new Response('<html>', { headers: { 'Content-Type': 'text/html' } });
+    for (const how of [fails, page, ...[403, 404, 429, 502, 503, 504].map(status)]) {
       answer = how;
       expect(await serverWith().roundTrip()).toBe(null);
     }
+    expect(asked[0]?.init.redirect).toBe('error');
+  });
+
+  it.each([
+    [null, true],
+    [new Error('offline'), false]
+  ])('to a server that lacks our part is as good, where that is known: %s', async (capabilities, good) => {
     answer = status(404);
-    expect(await serverWith().roundTrip()).not.toBe(null);
+    expect((await serverWith({ capabilities }).roundTrip()) !== null).toBe(good);
+    answer = status(502);
+    expect(await serverWith({ capabilities }).roundTrip()).toBe(null);
   });
 });
 
