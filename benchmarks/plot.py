@@ -22,6 +22,16 @@ STYLE = """
     .interval { stroke: #1f6feb; stroke-width: 3 }
     .ratio { fill: #1f6feb }
     .limit { stroke: #c2410c; stroke-width: 2 }
+    @media (prefers-color-scheme: dark) {
+      .page { fill: #161b22; stroke: #3a4450 }
+      text { fill: #e6eaf0 }
+      .dim { fill: #a5b0bf }
+      .grid { stroke: #2b333d }
+      .stock { stroke: #a5b0bf }
+      .interval { stroke: #6cb0ff }
+      .ratio { fill: #6cb0ff }
+      .limit { stroke: #ff9d6b }
+    }
 """
 
 
