@@ -14,12 +14,10 @@ from .wire import DELIMITER, LARGE, Message, WireError, from_zmq
 DRAIN_MESSAGES = 200
 """Messages taken from one channel before others have their turn."""
 
-DRAIN_BYTES = 2 * 1024 * 1024
-"""Bytes taken from one channel before others have their turn."""
-
-PORTION_BYTES = 256 * 1024
-"""Bytes received before they are handed on: they still lie in the processor's cache then, and the next take
-the memory that they leave. Two megabytes at a time cost twice as much, most of it for fresh pages."""
+DRAIN_BYTES = 256 * 1024
+"""Bytes taken from one channel before others have their turn. What was received still lies in the processor's
+cache then when it is handed on, and the next takes the memory that it leaves: two megabytes at a time cost
+twice as much, most of it for fresh pages, and kept other clients waiting."""
 
 PIPE = 4
 """Messages that ZMQ may hold for a kernel that does not take them. It counts messages, and a client's may
@@ -30,7 +28,7 @@ BURST_BYTES = 32 * 1024 * 1024
 messages, and by itself takes a thousand. Then the kernel does as well, and throws away what comes after:
 at 30,000 messages a second a twentieth of a second is enough for that."""
 
-BURST_LEAST = 1000
+BURST_LEAST = 32
 """Messages that ZMQ may take however large they are."""
 
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -121,18 +119,10 @@ class Channel:
             messages.append(message)
         except WireError as wrong:
             self._log.error("What the kernel sent on %s is no message: %s", self.name, wrong)
-        count, size = DRAIN_MESSAGES, DRAIN_BYTES
-        while not self._stream.closed():
-            left = PORTION_BYTES - sum(message.size for message in messages)
-            messages += drain(self._stream.socket, self.name, self._log, count, left)
-            taken = sum(message.size for message in messages)
-            count -= len(messages)
-            size -= taken
-            if messages:
-                self._hand_on(messages)
-            if taken < PORTION_BYTES or count <= 0 or size <= 0:
-                return
-            messages = []  # gone before the next come
+        left = DRAIN_BYTES - sum(message.size for message in messages)
+        messages += drain(self._stream.socket, self.name, self._log, DRAIN_MESSAGES, left)
+        if messages:
+            self._hand_on(messages)
 
     def _hand_on(self, messages: list[Message]) -> None:
         magnitude = max(messages[-1].size.bit_length(), self._magnitude - 1)
@@ -148,9 +138,7 @@ class Channel:
     def flush(self) -> None:
         """Receive all that is there already."""
         while not self._stream.closed():
-            messages = drain(
-                self._stream.socket, self.name, self._log, DRAIN_MESSAGES, PORTION_BYTES
-            )
+            messages = drain(self._stream.socket, self.name, self._log, DRAIN_MESSAGES, DRAIN_BYTES)
             if not messages:
                 return
             self._hand_on(messages)
