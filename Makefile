@@ -34,11 +34,11 @@ help: ## list the targets
 
 .PHONY: demo-env
 demo-env:
-	@$(PYTHON) tools/bootstrap.py demo
+	@$(PYTHON) -m tools.bootstrap demo
 
 .PHONY: env
 env: ## make or update .venv, the node packages, and the part for JupyterLab
-	@$(PYTHON) tools/bootstrap.py dev
+	@$(PYTHON) -m tools.bootstrap dev
 
 .PHONY: lock
 lock: env ## choose newest versions for all development packages: requirements/dev.lock

@@ -4,8 +4,8 @@ Runs under whatever Python starts it and uses the standard library only. Every s
 that names what it was made from, so a second run is quick and a changed lock file, a changed
 project file, another Python or a moved checkout repeats just the steps that it concerns.
 
-    python tools/bootstrap.py demo   the package and a kernel
-    python tools/bootstrap.py dev    everything in requirements/dev.lock, the node packages, and the part
+    python -m tools.bootstrap demo   the package and a kernel
+    python -m tools.bootstrap dev    everything in requirements/dev.lock, the node packages, and the part
                                      for JupyterLab and Notebook
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -21,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tools.labextension import INSTALL, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,15 +53,6 @@ def run(command: Sequence[str | Path], what: str) -> None:
     if done.returncode:
         raise SetupError(f"{what} failed (exit status {done.returncode}), see above")
     say(f"{what}: done in {time.monotonic() - begun:.0f} s")
-
-
-def digest(*parts: str | Path) -> str:
-    """Sum up texts and the contents of files, in order."""
-    total = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part.encode()
-        total.update(len(data).to_bytes(8, "big") + data)
-    return total.hexdigest()
 
 
 class Environment:
@@ -152,11 +144,8 @@ def install_node_packages() -> None:
         wanted = digest(place / "package-lock.json")
         if stamp.is_file() and stamp.read_text() == wanted:
             continue
-        # Not `npm ci`: it wants the lock to name the packages of every other platform, which npm
-        # leaves out where the registry does not have them. The versions are the lock's all the same.
-        options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
         run(
-            [npm, "install", "--prefix", place, *options],
+            [npm, *INSTALL, "--prefix", place],
             f"installing the node packages of {place.relative_to(ROOT)}",
         )
         stamp.write_text(wanted)

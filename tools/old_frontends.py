@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tools.bootstrap import ROOT, Environment, SetupError, digest, only_one, say
+from tools.bootstrap import ROOT, Environment, SetupError, only_one, say
+from tools.labextension import digest
 
 REQUIREMENTS = ROOT / "requirements" / "old-frontends.txt"
 WORK = ROOT / "build" / "old-frontends"

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bootstrap import ROOT, Environment, SetupError, digest, say
+from tools.bootstrap import ROOT, Environment, SetupError, say
+from tools.labextension import digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bootstrap import LOCK, ROOT, Environment, SetupError, digest, say
+from tools.bootstrap import LOCK, ROOT, Environment, SetupError, say
+from tools.labextension import digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

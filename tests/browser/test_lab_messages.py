@@ -192,6 +192,7 @@ def test_output_that_was_cut(place, browser, tmp_path):
         screenshot(page, "output-cut")
         file.unlink()
         frontend.run(page, lambda times, process: True)
+        assert len(toasts_ever(page)) == 1
 
 
 @pytest.mark.heavy
@@ -227,6 +228,7 @@ def test_a_refusal_for_good(place, browser, tmp_path):
         refused.get_by_role("button", name="Try again").click()
         refused.wait_for(state="detached")
         frontend.run(page, lambda times, process: True)
+        assert len(toasts_ever(page)) == 1
 
 
 @with_status_bar
