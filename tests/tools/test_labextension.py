@@ -51,13 +51,26 @@ def test_it_is_built_once_and_again_when_a_source_changed(buildable):
             buildable.build()
 
 
-def test_versions_it_asks_for_are_our_own_ranges():
+@pytest.fixture(scope="module")
+def current():
     extension = LabExtension()
     if not extension.is_current():
         requires("npm", "npm")
         extension.build()
-    wanted = json.loads((extension.package / "package.json").read_text())["peerDependencies"]
-    (entry_file,) = (extension.built / "static").glob("remoteEntry.*.js")
+    return extension
+
+
+def test_a_page_fetches_one_file_before_it_begins(current):
+    static = current.built / "static"
+    (entry,) = static.glob("remoteEntry.*.js")
+    (later,) = set(static.glob("*.js")) - {entry, static / "style.js"}
+    assert "jupyter_token_ws:server-settings" in entry.read_text()
+    assert "jupyter_token_ws:server-settings" not in later.read_text()
+
+
+def test_versions_it_asks_for_are_our_own_ranges(current):
+    wanted = json.loads((current.package / "package.json").read_text())["peerDependencies"]
+    (entry_file,) = (current.built / "static").glob("remoteEntry.*.js")
     entry = entry_file.read_text()
     asked = {name for name in wanted if f'"{name}"' in entry}
     assert "@jupyterlab/services" in asked
