@@ -3,7 +3,8 @@
 Upstream opens a second subscription per kernel, and takes apart every message that it brings, to know
 when the kernel was last active and whether it is busy. It takes ``connect_iopub()`` for that, and of
 what this returns it uses ``on_recv``, ``close`` and ``socket.closed``. A tap has these, and passes on what
-can change anything: every ``status``, and of all else one per message type, parent and ``INTERVAL``.
+can change anything, by type and type of the parent: of each ``status`` that arrived at once the last,
+because the state is that of the last one, and of all else one per ``INTERVAL``.
 """
 
 from __future__ import annotations
@@ -59,18 +60,21 @@ class Tap:
     def feed(self, messages: Sequence[Message], now: float) -> None:
         """Messages arrived at *now*, in seconds of any clock."""
         passed = self._passed
+        due: dict[tuple[str, str], Message] = {}
         for message in messages:
             parent = message.parts[1]
             if parent != self._parent:
                 self._parent, self._parent_type = parent, message_type(parent)
-            kind = message.type
-            if kind != "status":
-                key = kind, self._parent_type
-                if now < passed.get(key, now):
-                    continue
+            key = message.type, self._parent_type
+            if key[0] == "status":
+                due.pop(key, None)
+                due[key] = message
+            elif now >= passed.get(key, now):
                 if len(passed) > 1000:  # kernels have some twenty types
                     passed.clear()
                 passed[key] = now + INTERVAL
+                due[key] = message
+        for message in due.values():
             if self._receive is None:
                 return
             try:
