@@ -28,6 +28,9 @@ BURST_BYTES = 32 * 1024 * 1024
 messages, and by itself takes a thousand. Then the kernel does as well, and throws away what comes after:
 at 30,000 messages a second a twentieth of a second is enough for that."""
 
+BURST_FIRST = 1024
+"""Messages that ZMQ may take before it is known how large they are. A power of two, as the other two."""
+
 BURST_LEAST = 32
 """Messages that ZMQ may take however large they are."""
 
@@ -76,6 +79,37 @@ def drain(
     return drained
 
 
+class Burst:
+    """How many messages ZMQ may take from the kernel: ``BURST_BYTES``, by the size of the last ones.
+
+    The mark is lowered at once, and raised by doubling, after as many messages as it allows. ZMQ's
+    reader tells a writer that waits whenever the number of all messages read passes a multiple of half
+    the mark. Between powers of two one step apart such a multiple always lies among what the writer
+    has written; if the mark grew faster, the reader could run dry before, and the two would wait for
+    each other for ever.
+
+    Args:
+        socket: that receives, and has received nothing yet.
+    """
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._allow(BURST_FIRST)
+
+    def _allow(self, mark: int) -> None:
+        self._socket.rcvhwm = self._mark = mark
+        self._received = 0
+
+    def received(self, messages: int, size: int) -> None:
+        """So many messages were received, the last one of so many bytes."""
+        self._received += messages
+        wanted = max(BURST_LEAST, BURST_BYTES >> size.bit_length())
+        if wanted < self._mark:
+            self._allow(wanted)
+        elif wanted > self._mark <= self._received:
+            self._allow(self._mark * 2)
+
+
 class Channel:
     """One channel.
 
@@ -101,7 +135,7 @@ class Channel:
         self._stream = stream
         self._on_messages = on_messages
         self._log = log
-        self._magnitude = 0  # of the largest message in recent wake-ups
+        self._burst = Burst(stream.socket)
         self._inlet: Inlet[Any] = Inlet(stream.send_multipart, on_low)
         stream.socket.sndhwm = PIPE
         stream.on_recv(self._receive, copy=False)
@@ -125,10 +159,7 @@ class Channel:
             self._hand_on(messages)
 
     def _hand_on(self, messages: list[Message]) -> None:
-        magnitude = max(messages[-1].size.bit_length(), self._magnitude - 1)
-        if magnitude != self._magnitude:
-            self._magnitude = magnitude
-            self._stream.socket.rcvhwm = max(BURST_LEAST, BURST_BYTES >> magnitude)
+        self._burst.received(len(messages), messages[-1].size)
         try:
             self._on_messages(messages)
         except Exception:  # noqa: BLE001 - whatever comes of it

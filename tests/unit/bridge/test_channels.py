@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,12 @@ import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
 from jupyter_token_ws.bridge.channels import (
+    BURST_BYTES,
+    BURST_FIRST,
+    BURST_LEAST,
     DRAIN_BYTES,
     DRAIN_MESSAGES,
+    Burst,
     Channel,
 )
 from jupyter_token_ws.bridge.wire import OVERHEAD, V1, Message
@@ -160,3 +165,58 @@ async def test_an_error_in_what_hears_does_not_make_it_deaf(pair, caplog):
     await auntil(lambda: sum(heard) == 500, "all messages")
     assert "Cannot hand on" in caplog.text
     ear.channel.close()
+
+
+@pytest.fixture
+def published() -> Iterator[tuple[Any, Any]]:
+    """A subscription that stands, and who publishes to it and waits for nobody."""
+    context = zmq.Context()
+    ours, theirs = context.socket(zmq.SUB), context.socket(zmq.XPUB)
+    theirs.sndhwm = 0
+    port = theirs.bind_to_random_port("tcp://127.0.0.1")
+    ours.subscribe(b"")
+    ours.connect(f"tcp://127.0.0.1:{port}")
+    assert theirs.recv() == b"\x01"
+    yield ours, theirs
+    for each in (ours, theirs):
+        each.close(0)
+    context.term()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whoever_waits_for_room_is_told_of_it_whatever_sizes_come(published, seed):
+    ours, theirs = published
+    burst = Burst(ours)
+    chance = random.Random(seed)
+    count, size = 20_000, 1
+    for _ in range(count):
+        theirs.send(b"message")
+    left = count
+    while left:
+        assert ours.poll(10_000), f"{left} of {count} never came"
+        portion = 0
+        for _ in range(chance.randrange(1, DRAIN_MESSAGES)):
+            try:
+                ours.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            portion += 1
+        left -= portion
+        if chance.random() < 0.3:
+            size = chance.choice([1, 1000, 50_000, 2**20, 2**22])
+        burst.received(portion, size)
+
+
+def test_the_larger_messages_are_the_fewer_may_come_at_once(published):
+    ours, _ = published
+    burst = Burst(ours)
+    assert ours.rcvhwm == BURST_FIRST
+    burst.received(1, BURST_BYTES)
+    assert ours.rcvhwm == BURST_LEAST
+    burst.received(BURST_LEAST - 1, 1)
+    assert ours.rcvhwm == BURST_LEAST
+    burst.received(1, 1)
+    assert ours.rcvhwm == 2 * BURST_LEAST
+    for _ in range(100):
+        burst.received(BURST_BYTES, 1000)
+    assert ours.rcvhwm == BURST_BYTES // 1024
