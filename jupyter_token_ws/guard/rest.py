@@ -25,7 +25,7 @@ from jupyter_token_ws.protocol.reasons import REASONS, error_document, slug_for_
 
 from .core import Guard
 from .handler import Refused
-from .router import socket_templates
+from .routes import socket_templates
 
 API = "api/token-ws"
 CAPABILITIES = f"{API}/capabilities"

@@ -7,15 +7,12 @@ class is changed, and handlers registered later are found like all others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import routing, web
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.websocket import WebSocketHandler
-
-from jupyter_token_ws.protocol.capabilities import route_template, sorted_templates
 
 from .handler import Refused, guarded_class
 
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
 
 _HEADER = "Sec-WebSocket-Protocol"
 _SEEN = "_token_ws_seen"
-
-FORWARDING_MODULES = ("jupyter_server_proxy",)
-"""Packages whose sockets lead to somebody else's program: no token is ever meant for those."""
 
 
 class MissingSocketHandler(JupyterHandler, WebSocketHandler):
@@ -119,29 +113,3 @@ def install(guard: Guard, options_handler: type[web.RequestHandler]) -> None:
     rules = guard.application.default_router.rules
     if not any(isinstance(rule.target, GuardRouter) for rule in rules):
         rules.insert(0, routing.Rule(_Concerns(), GuardRouter(guard, options_handler)))
-
-
-def socket_templates(application: web.Application) -> tuple[str, ...]:
-    """The routes of the server's websockets as templates below its base; proxied apps are left out."""
-    base_url = application.settings.get("base_url", "/")
-    return sorted_templates(
-        route_template(pattern, base_url)
-        for pattern, kind in _routes(application.default_router)
-        if issubclass(kind, WebSocketHandler) and _declared(kind)
-    )
-
-
-def _declared(kind: type) -> bool:
-    """Whether a handler's sockets are the server's own; a class may say so by ``token_ws_declared``."""
-    said = getattr(kind, "token_ws_declared", None)
-    if said is not None:
-        return bool(said)
-    return not any(base.__module__.split(".")[0] in FORWARDING_MODULES for base in kind.__mro__)
-
-
-def _routes(router: routing.RuleRouter) -> Iterator[tuple[str, type]]:
-    for rule in router.rules:
-        if isinstance(rule.target, routing.RuleRouter):
-            yield from _routes(rule.target)
-        elif isinstance(rule.target, type) and isinstance(rule.matcher, routing.PathMatches):
-            yield rule.matcher.regex.pattern, rule.target

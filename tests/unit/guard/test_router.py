@@ -8,7 +8,7 @@ from tornado import routing, web
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 from tornado.websocket import WebSocketHandler
 
-from jupyter_token_ws.guard import rest, router
+from jupyter_token_ws.guard import rest, router, routes
 from jupyter_token_ws.guard.core import Guard
 from jupyter_token_ws.guard.handler import guarded_class
 from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER
@@ -181,7 +181,7 @@ async def test_C2_6_targets_that_are_no_handler_classes(door):
     assert (answer.status, answer.body) == (200, b"ok")
     answer = await door.refused("callable", good(door))
     assert (answer.status, answer.body) == (200, b"ok")
-    assert "api/events/subscribe" in router.socket_templates(door.app.web_app)
+    assert "api/events/subscribe" in routes.socket_templates(door.app.web_app)
 
 
 # -- the switch ------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_C2_6_other_requests_are_not_looked_at(method, headers, concerns):
 
 def test_C4_6_sockets_of_an_application_without_a_base():
     application = web.Application([("/a/([^/]+)", Socket), ("/b", JupyterHandler)])
-    assert router.socket_templates(application) == ("a/{name}",)
+    assert routes.socket_templates(application) == ("a/{name}",)
 
 
 def test_C2_6_installed_once():
