@@ -51,6 +51,8 @@ reference/configuration
 reference/codes
 reference/wire
 reference/capabilities
+reference/events
+reference/metrics
 reference/python
 reference/commands
 reference/conformance
@@ -63,6 +65,7 @@ reference/conformance
 explanation/why-tokens-leave-the-url
 explanation/how-the-guard-gets-in
 explanation/decisions
+explanation/backlog
 explanation/limits
 explanation/performance
 ```

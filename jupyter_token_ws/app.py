@@ -114,6 +114,11 @@ class TokenWebSocketApp(ExtensionApp):
         _setting("refusal_linger"),
         help="Seconds that a refused client is given to answer the close before the connection is cut.",
     ).tag(config=True)
+    max_refusal_events = Integer(
+        _setting("max_refusal_events"),
+        help="How many refused websockets in a second are told to who listens to the server's events."
+        " Of further ones the next event says how many there were.",
+    ).tag(config=True)
     drain_timeout = Float(
         _setting("drain_timeout"),
         help="Seconds that clients are given to answer the close when the server ends.",
@@ -177,6 +182,7 @@ class TokenWebSocketApp(ExtensionApp):
         "refusal_burst",
         "refusal_window",
         "refusal_linger",
+        "max_refusal_events",
         "drain_timeout",
         "backlog_memory",
         "backlog_disk",

@@ -1,7 +1,7 @@
 """Write the parts of the documentation that are made from the code, and check its links.
 
 What stands in the code is not written down again: configuration, close codes, subprotocols, the
-capabilities and the limits are put into the pages between two marks::
+capabilities, the limits, events and metrics are put into the pages between two marks::
 
     <!-- generated: codes -->
     <!-- generated: end -->
@@ -25,7 +25,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from jupyter_token_ws.app import TokenWebSocketApp
+from jupyter_token_ws.guard import events as guard_events
 from jupyter_token_ws.guard.core import GuardOptions
+from jupyter_token_ws.guard.metrics import DESCRIBED
 from jupyter_token_ws.guard.rest import CAPABILITIES, PAGE_CONFIG, SCHEMA, SIGNED_IN
 from jupyter_token_ws.protocol import subprotocols, versions
 from jupyter_token_ws.protocol.capabilities import (
@@ -83,6 +85,10 @@ LIMITS = {
     "refusal_linger": (
         "seconds",
         "A refused client has so long to answer the close. Then the connection is cut.",
+    ),
+    "max_refusal_events": (
+        "events",
+        "So many refusals in a second are told to who listens; the next event says how many were not.",
     ),
     "drain_timeout": (
         "seconds",
@@ -305,6 +311,37 @@ def schema_fields() -> str:
     return table(("member", "type", "there", "meaning"), rows)
 
 
+def events() -> str:
+    """One section per event, from its schema."""
+    parts = []
+    for name in guard_events.NAMES:
+        schema = guard_events.schema(name)
+        rows = [
+            (
+                f"`{field}`",
+                member.get("type") or " or ".join(f"`{value}`" for value in member["enum"]),
+                "always" if field in schema["required"] else "if there is one",
+                " ".join(member["description"].split()),
+            )
+            for field, member in schema["properties"].items()
+        ]
+        text = " ".join(schema["description"].split())
+        head = f"### `{name}`\n\n{text}\n\n`{schema['$id']}`"
+        parts.append(f"{head}\n\n{table(('field', 'type', 'there', 'meaning'), rows)}")
+    return "\n\n".join(parts)
+
+
+def metrics() -> str:
+    """Every metric."""
+    return table(
+        ("metric", "kind", "labels", "meaning"),
+        [
+            (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.text)
+            for row in DESCRIBED.values()
+        ],
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "api versions": api_versions,
@@ -314,7 +351,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "codes later": codes_later,
     "codes short": codes_short,
     "configuration": configuration,
+    "events": events,
     "limits": limits,
+    "metrics": metrics,
     "rest paths": rest_paths,
     "subprotocols": names,
 }

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Protocol
 
+from .metrics import MESSAGES_CUT
 from .wire import OVERHEAD, Message
 
 DROPPABLE = frozenset({"stream", "display_data", "update_display_data", "clear_output"})
@@ -307,7 +308,7 @@ class Backlog:
             made = _Cut()
             made.parents[parent] = 1, cut
             self._append(made)
-        self.cut_count += 1
+        self._count_cut(1)
 
     def overflow(self) -> None:
         """Give up: what is held is counted and let go, and so is what comes."""
@@ -328,7 +329,11 @@ class Backlog:
         made = _Cut()
         made.parents[parent] = count, size
         self._append(made)
+        self._count_cut(count)
+
+    def _count_cut(self, count: int) -> None:
         self.cut_count += count
+        MESSAGES_CUT.count += count
 
     # -- the spool ---------------------------------------------------------------------------------
 

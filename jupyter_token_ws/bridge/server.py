@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from jupyter_core.utils import ensure_async
 
+from . import metrics
 from .backlog import Quota
+from .client import Client
 from .hub import BridgeOptions, Hub
 
 SETTING = "token_ws_bridge"
@@ -27,6 +30,7 @@ class Bridge:
         self.quota = Quota(self.options.disk_total)
         self._log = log or logging.getLogger("jupyter_token_ws")
         self._hubs: dict[str, Hub] = {}
+        metrics.watch(self)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Bridge:
@@ -38,6 +42,11 @@ class Bridge:
 
     def __len__(self) -> int:
         return len(self._hubs)
+
+    def clients(self) -> Iterator[Client]:
+        """All clients of all kernels, there or away."""
+        for hub in list(self._hubs.values()):
+            yield from hub.clients
 
     def find(self, kernel_id: str) -> Hub | None:
         """The hub of a kernel, if it has one."""

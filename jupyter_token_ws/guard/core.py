@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import re
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jupyter_token_ws.protocol.capabilities import CLOSE_REASONS
-from jupyter_token_ws.protocol.reasons import Feature
+from jupyter_token_ws.protocol.reasons import Feature, Reason
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE, Offer, parse_offer
 
-from . import logs
+from . import logs, metrics
 from .credentials import Digester
+from .events import Events
 from .handshake import Handshake
 from .keepalive import Keepalive
 from .kernels import SessionClaims
@@ -29,7 +32,7 @@ from .registry import OpenSocket, Registry
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
-    from tornado.web import Application
+    from tornado.web import Application, RequestHandler
 
 SETTING = "token_ws_guard"
 """Where an application keeps its guard."""
@@ -58,6 +61,7 @@ class GuardOptions:
     refusal_burst: int = 5
     refusal_window: float = 10
     refusal_linger: float = 1
+    max_refusal_events: int = 10
     drain_timeout: float = 2
 
 
@@ -74,7 +78,8 @@ class Guard:
         self.options = options = options or GuardOptions()
         self.log = log or logging.getLogger("jupyter_token_ws")
         self.digest = Digester()
-        self.registry = Registry(self.log)
+        self.registry = Registry(self.log, self._on_end)
+        self.events = Events(application, self.log, options.max_refusal_events)
         self.sessions = SessionClaims()
         self.refusals = RefusalBudget(
             options.max_refusals_open, options.refusal_burst, options.refusal_window
@@ -95,6 +100,10 @@ class Guard:
         self._open_timeouts = [
             (re.compile(pattern), seconds) for pattern, seconds in options.open_timeouts.items()
         ]
+        self._numbers = itertools.count(1)
+        metrics.SOCKETS_OPEN.watch(self, _sockets_open)
+        metrics.HANDSHAKES_OPEN.watch(self, lambda guard: {(): len(guard.opening)})
+        metrics.REFUSALS_OPEN.watch(self, lambda guard: {(): guard.refusals.open})
         application.settings[SETTING] = self
         logs.install(self.log)
 
@@ -156,14 +165,45 @@ class Guard:
 
     # -- open sockets ------------------------------------------------------------------------------
 
-    def opened(self, socket: OpenSocket) -> None:
-        """A socket opened."""
+    def opened(self, socket: OpenSocket, seconds: float) -> None:
+        """A socket opened, ``seconds`` after its request."""
+        socket.number = next(self._numbers)
         self.registry.add(socket)
         self.keepalive.start()
+        metrics.opened(socket, seconds)
+        self.events.socket_opened(socket)
+
+    def refused(self, handler: RequestHandler, reason: Reason, told: bool) -> None:
+        """A socket was refused; ``told`` says whether by close code."""
+        handshake = self.begin(handler.request)
+        self._log_refusal(handler.request, handshake, reason, told)
+        metrics.refused(handler, reason, told)
+        self.events.socket_refused(handler, handshake, reason, told)
+
+    def _log_refusal(
+        self, request: HTTPServerRequest, handshake: Handshake, reason: Reason, told: bool
+    ) -> None:
+        name = handshake.told_name
+        self.log.info(
+            "Refused websocket: %d %s %s from %s%s%s",
+            reason.code,
+            reason.slug,
+            logs.printable(request.path),
+            request.remote_ip,
+            f" user {logs.printable(name)}" if name else "",
+            "" if told else " (plain HTTP)",
+        )
+
+    def _on_end(self, socket: OpenSocket) -> None:
+        metrics.closed(socket)
+        if self.events.heard("socket_closed"):
+            # Not before the handler was told: one that listens itself has stopped then.
+            asyncio.get_running_loop().call_soon(self.events.socket_closed, socket)
 
     async def drain(self) -> None:
         """Close every socket because the server ends, and refuse new ones from now on."""
         self.draining = True
+        metrics.DRAINS.inc()
         for handler in self.opening:
             self._refuse_opening("draining", handler, RETRY_AFTER_DRAINING)
         self.opening.stop()
@@ -194,12 +234,20 @@ class Guard:
                 self.registry.close(socket, "gone")
 
     def _on_drop(self, socket: OpenSocket, silence: float) -> None:
+        socket.ended_by = "keepalive"
         self.log.warning(
             "Dropping websocket %s from %s after %.0f s of silence",
             logs.printable(socket.path),
             socket.remote_ip,
             silence,
         )
+
+
+def _sockets_open(guard: Guard) -> Counter[tuple[str, ...]]:
+    return Counter(
+        (metrics.handler_name(type(socket.handler)), socket.source.value)
+        for socket in guard.registry
+    )
 
 
 def set_offer(request: HTTPServerRequest, protocols: tuple[str, ...]) -> None:

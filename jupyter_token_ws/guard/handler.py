@@ -24,7 +24,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol
 from jupyter_token_ws.protocol.reasons import REASONS, TOKEN_SLUGS, Reason, slug_for_status
 from jupyter_token_ws.protocol.subprotocols import choose
 
-from . import kernels
+from . import kernels, metrics
 from .core import RETRY_AFTER_DRAINING, Guard, set_offer
 from .credentials import CredentialSource, Shown, remove_ours
 from .handshake import Handshake, Stage
@@ -36,7 +36,6 @@ from .identity import (
     names_users,
     undo_cookies,
 )
-from .logs import printable
 from .refusal import RefusalHandler
 from .registry import OpenSocket
 
@@ -403,7 +402,7 @@ class _Guarded(WebSocketHandler):
         handshake.stage = Stage.REFUSED
         tellable = reason.told and handshake.opted_in
         told = tellable and self._budget_allows()
-        self._log_refusal(reason, told)
+        self._token_ws_guard.refused(self, reason, told)
         if told:
             self._tell(reason, retry_after)
             return
@@ -453,18 +452,6 @@ class _Guarded(WebSocketHandler):
             digest(credential or self.request.headers.get("Cookie", "")),
         )
         return self._token_ws_guard.refusals.allow(key)
-
-    def _log_refusal(self, reason: Reason, told: bool) -> None:
-        name = self._token_ws_handshake.user_name
-        self._token_ws_guard.log.info(
-            "Refused websocket: %d %s %s from %s%s%s",
-            reason.code,
-            reason.slug,
-            printable(self.request.path),
-            self.request.remote_ip,
-            f" user {printable(name)}" if name else "",
-            "" if told else " (plain HTTP)",
-        )
 
     def _answer(self, status: int, body: str, headers: Mapping[str, str] | None = None) -> None:
         """Plain HTTP, the same for everybody who gets this answer."""
@@ -597,7 +584,10 @@ class _Guarded(WebSocketHandler):
                 remote_ip=self.request.remote_ip or "",
                 kernel=kernel,
                 stream=getattr(self.ws_connection, "stream", None),
-            )
+                user_name=handshake.told_name,
+                kernel_id=kernel,
+            ),
+            self.request.request_time(),
         )
         try:
             result = super().open(*args, **kwargs)
@@ -605,6 +595,7 @@ class _Guarded(WebSocketHandler):
                 await result
         except BaseException:
             # tornado aborts the connection and tells nobody.
+            self._note_end(None, None)
             guard.registry.discard(self)
             self._leave()
             raise
@@ -626,7 +617,13 @@ class _Guarded(WebSocketHandler):
         if code is None and session is not None and sessions.replaced(self, session):
             row = REASONS["replaced"]
             code, reason = row.code, row.close_reason()
+        self._note_end(code, reason)
         super().close(code, reason)
+
+    def _note_end(self, code: int | None, reason: str | None) -> None:
+        entry = self._token_ws_guard.registry.get(self)
+        if entry is not None:
+            entry.ends(code, reason)
 
     def on_finish(self) -> None:
         """An answer is out. One that is no 101 ends the handshake, though it was no refusal of ours."""
@@ -634,12 +631,14 @@ class _Guarded(WebSocketHandler):
         if handshake.stage is Stage.OPENING and self.get_status() != 101:
             handshake.stage = Stage.ENDED
             self._leave()
+            metrics.ended(self, "answered")
         super().on_finish()
 
     def on_connection_close(self) -> None:
         """The connection ended, whoever ended it."""
         if self._token_ws_handshake.stage is Stage.OPENING:
             self._token_ws_handshake.stage = Stage.ENDED
+            metrics.ended(self, "left")
         self._token_ws_guard.registry.discard(self)
         self._leave()
         super().on_connection_close()

@@ -83,8 +83,17 @@ class Handshake:
 
     @property
     def user_name(self) -> str:
-        """The user's name for a log line, empty where nobody was named."""
+        """The user's name, empty where nobody was named."""
         name = getattr(self.user, "username", self.user)
         if isinstance(name, bytes):  # what tornado's signed cookies give
             name = name.decode("utf-8", "replace")
         return name if isinstance(name, str) else ""
+
+    @property
+    def told_name(self) -> str:
+        """The user's name for logs and events: none where who judged took the token itself for a name."""
+        name = self.user_name
+        for token in (self.offer.token, self.url_token, self.header_token):
+            if token and token in name:
+                return ""
+        return name

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from jupyter_token_ws.protocol.reasons import REASONS
+from jupyter_token_ws.protocol.reasons import REASONS, parse_close
 
 from .credentials import CredentialSource
 
@@ -32,7 +32,11 @@ class OpenSocket:
     ``principal`` keys what belongs to a user, ``credential`` is a digest, ``source`` tells how the
     client came in, ``carrier`` what carries the messages, ``opted_in`` that the client understands
     close codes. ``opened_at`` is in seconds since the epoch. ``kernel`` is the kernel's id where it
-    is a kernel socket. ``stream`` is the connection's stream where it has one of its own.
+    is a kernel socket; ``kernel_id`` stays when the kernel is gone. ``stream`` is the connection's
+    stream where it has one of its own. ``number`` counts the sockets of a server.
+
+    When it ends, ``ended_by`` is ``client``, ``server`` or ``keepalive``, ``code`` the server's
+    close code if it gave one, and ``slug`` its reason if that is one of the table.
     """
 
     handler: WebSocketHandler
@@ -47,6 +51,21 @@ class OpenSocket:
     carrier: str = "websocket"
     stream: Any = None
     opened_at: float = field(default_factory=time)
+    user_name: str = ""
+    kernel_id: str | None = None
+    number: int = 0
+    ended_by: str = "client"
+    code: int | None = None
+    slug: str | None = None
+
+    def ends(self, code: int | None, reason: str | None) -> None:
+        """The server closes it with this code and reason; what was closed before is not closed again."""
+        if self.ended_by != "client":
+            return
+        self.ended_by, self.code = "server", code
+        told = None if code is None else parse_close(code, reason or "")
+        if told is not None:
+            self.slug = told.reason.slug
 
     def close(self, slug: str, retry_after: int | None = None) -> None:
         """Close with a reason of the table; as stock does for who did not opt in (C3.6).
@@ -54,6 +73,8 @@ class OpenSocket:
         Raises ``KeyError`` for a slug that is not in the table.
         """
         reason = REASONS[slug]
+        if self.ended_by == "client":
+            self.ended_by, self.slug = "server", slug
         if self.opted_in or slug in CLOSE_EVERYBODY:
             self.handler.close(reason.code, reason.close_reason(retry_after))
         else:
@@ -61,10 +82,18 @@ class OpenSocket:
 
 
 class Registry:
-    """All open sockets of one server."""
+    """All open sockets of one server.
 
-    def __init__(self, log: logging.Logger | None = None) -> None:
+    ``on_end`` is called with each that leaves the list, once.
+    """
+
+    def __init__(
+        self,
+        log: logging.Logger | None = None,
+        on_end: Callable[[OpenSocket], None] = lambda _: None,
+    ) -> None:
         self._log = log or logging.getLogger("jupyter_token_ws")
+        self._on_end = on_end
         self._sockets: dict[WebSocketHandler, OpenSocket] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -87,9 +116,11 @@ class Registry:
 
     def discard(self, handler: WebSocketHandler) -> None:
         """A socket closed; one that is not listed is no error."""
-        self._sockets.pop(handler, None)
+        socket = self._sockets.pop(handler, None)
         if not self._sockets:
             self._empty.set()
+        if socket is not None:
+            self._on_end(socket)
 
     def by_principal(self, principal: str) -> list[OpenSocket]:
         """The sockets of one principal."""

@@ -102,6 +102,7 @@ def test_wheel_has_the_whole_package_with_types_and_schema(wheel):
     assert {
         "jupyter_token_ws/py.typed",
         "jupyter_token_ws/protocol/capabilities.schema.json",
+        "jupyter_token_ws/guard/event_schemas/socket_refused/v1.yaml",
     } <= names
     sources = {str(p.relative_to(ROOT)) for p in (ROOT / "jupyter_token_ws").rglob("*.py")}
     assert sources

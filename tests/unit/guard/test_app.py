@@ -104,6 +104,7 @@ def test_the_servers_own_ping_settings_are_the_defaults(server, own, expected):
             "refusal_burst": 12,
             "refusal_window": 13,
             "refusal_linger": 0.5,
+            "max_refusal_events": 14,
             "drain_timeout": 0.25,
         }
     ],
