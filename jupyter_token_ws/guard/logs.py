@@ -88,7 +88,8 @@ class MarkFilter(logging.Filter):
         return True
 
 
-_SCRUBBED = "token_ws_scrubbed"
+_SCRUBBED = "_token_ws_scrubbed"
+"""With the underscore, or formatters that write all of a record, as those of events do, would write it."""
 
 
 class _Unread(logging.LogRecord):

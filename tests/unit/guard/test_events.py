@@ -15,6 +15,7 @@ from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws import Refused
 from jupyter_token_ws.guard import events as events_module
+from jupyter_token_ws.guard import logs
 from jupyter_token_ws.guard.core import Guard, GuardOptions
 from jupyter_token_ws.guard.credentials import CredentialSource
 from jupyter_token_ws.guard.events import DIRECTORY, NAMES, Events, schema_id
@@ -379,8 +380,13 @@ async def test_a_handler_of_the_log_hears_too(door):
     logger = door.app.event_logger
     logger.handlers = []
     logger.register_handler(Sink())
+    logs.install()
     await door.refused(EVENTS)
     (data,) = map(json.loads, texts)
+    # What keeps tokens out of logs has looked at it too, and left no trace.
+    assert only_fields_of(
+        "socket_refused", {key: data[key] for key in data if not key.startswith("__")}
+    )
     assert (data["__schema__"], data["slug"]) == (
         schema_id("socket_refused"),
         "credentials_missing",
