@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,17 +16,14 @@ if TYPE_CHECKING:
 
     from tests.support.door import Door
 
-Labels = Mapping[str, str]
-
 
 class Listener:
-    """Hears all events of ours."""
+    """Hears all events of ours, by default as modifiers left them."""
 
-    def __init__(self, logger: EventLogger, names: tuple[str, ...] = NAMES) -> None:
+    def __init__(self, logger: EventLogger, *, modified: bool = True) -> None:
         self.heard: list[tuple[str, dict[str, Any]]] = []
-        self._logger = logger
-        for name in names:
-            logger.add_listener(schema_id=schema_id(name), listener=self._listen)
+        for name in NAMES:
+            logger.add_listener(modified=modified, schema_id=schema_id(name), listener=self._listen)
 
     async def _listen(self, logger: EventLogger, schema_id: str, data: dict[str, Any]) -> None:
         self.heard.append((schema_id.split("/")[-2], data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from jupyter_token_ws.guard.credentials import CredentialSource
 from jupyter_token_ws.guard.events import DIRECTORY, NAMES, Events, schema_id
 from jupyter_token_ws.guard.events import schema as schema_of
 from jupyter_token_ws.guard.handshake import Handshake
-from jupyter_token_ws.guard.registry import OpenSocket
+from jupyter_token_ws.guard.registry import OpenSocket, Registry
 from jupyter_token_ws.protocol.reasons import REASONS
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER, parse_offer
 from tests.support.door import EVENTS, Door, Socket, errors
@@ -213,6 +214,26 @@ async def test_closed_by_the_handler(door, listener, message, expected):
     assert {key: data[key] for key in ("by", "code", "slug") if key in data} == expected
 
 
+async def test_the_servers_code_counts_whatever_the_client_answers(door, listener):
+    door.add("leaves", Leaves)
+    header = {"Authorization": f"token {door.token}"}
+    async with await door.knock("leaves", None, header) as socket:
+        await socket.send("4000")
+        await socket.wait_closed(answer=False)
+        await socket.send(struct.pack("!H", 4999), opcode=8)
+        (data,) = await listener.wait_for("socket_closed")
+    assert (data["by"], data["code"]) == ("server", 4000)
+
+
+async def test_each_socket_has_a_number(door, listener):
+    for _ in range(3):
+        async with await door.knock(EVENTS, [MARKER, bearing(door.token)]) as socket:
+            await socket.close()
+            await door.settled()
+    heard = await listener.wait_for("socket_closed", 3)
+    assert [data["socket"] for data in heard] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("offer", [None, [REASON_MARKER]])
 @pytest.mark.parametrize("slug", ["gone", "draining"])
 async def test_closed_with_a_reason_whoever_is_told(door, listener, offer, slug):
@@ -237,6 +258,15 @@ async def test_who_left_first_was_not_closed_by_what_came_after():
     socket.ends(1001, "later")
     assert (socket.ended_by, socket.code, socket.slug) == ("server", 4000, None)
     assert len(registered) == 1
+
+
+async def test_a_handler_that_cannot_close_was_still_ended_by_the_server():
+    def fail(*_: object) -> None:
+        raise RuntimeError("in close()")
+
+    socket = a_socket(close=fail)
+    Registry().close(socket, "gone")
+    assert (socket.ended_by, socket.slug) == ("server", "gone")
 
 
 async def test_a_connection_that_broke(door, listener):
@@ -288,23 +318,28 @@ async def test_a_kernels_socket_says_which(door, listener):
 
 
 class Shown(WebSocketHandler):
-    """An application's own, which takes what it is shown for the user's name, and refuses."""
+    """An application's own, which takes what it is shown for the user's name."""
 
     def get_current_user(self) -> str:
         return self.request.headers["Authorization"].partition(" ")[2]
 
-    async def get(self) -> None:
-        raise Refused("forbidden")
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        if self.get_argument("refuse", None):
+            raise Refused("forbidden")
+        await super().get(*args, **kwargs)
 
 
 async def test_a_user_that_is_the_token_has_no_name(door, listener, caplog):
     door.add("shown", Shown)
     secret = "an-application-s-own-secret"
-    await door.refused("shown", [MARKER, bearing(secret)])
-    (data,) = await listener.wait_for("socket_refused")
-    assert data["slug"] == "forbidden"
-    assert "user" not in data
-    assert secret not in json.dumps(data) + caplog.text
+    await door.refused("shown?refuse=1", [MARKER, bearing(secret)])
+    async with await door.knock("shown", [MARKER, bearing(secret)]) as socket:
+        assert socket.status == 101
+        await socket.close()
+        await listener.wait_for("socket_closed")
+    assert [data.get("slug") for _, data in listener.heard] == ["forbidden", None, None]
+    assert not [data for _, data in listener.heard if "user" in data]
+    assert secret not in json.dumps(listener.heard) + caplog.text
 
 
 # -- who listens -------------------------------------------------------------------------------------
@@ -368,6 +403,13 @@ async def test_while_nobody_listens_nothing_is_made(door, monkeypatch):
         await socket.close()
     await door.settled()
     door.guard.events.ticket_renewed(user="ann", expires_in=1)
+
+
+async def test_who_wants_events_as_they_were_made_hears_too(door):
+    told = Listener(door.app.event_logger, modified=False)
+    await door.refused(EVENTS)
+    (data,) = await told.wait_for("socket_refused")
+    assert data["slug"] == "credentials_missing"
 
 
 async def test_a_handler_of_the_log_hears_too(door):
