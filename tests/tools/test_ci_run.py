@@ -64,13 +64,13 @@ def test_what_is_missing_is_installed_first(machine):
     assert status == 0
     assert said == [
         "apt-get update -qq",
-        "apt-get install -qq -y --no-install-recommends chromium nginx nodejs npm",
+        "apt-get install -qq -y --no-install-recommends chromium nginx nodejs npm redis-server",
         *MAKE,
     ]
 
 
 def test_nothing_is_installed_where_nothing_is_missing(machine):
-    for name in ("chromium", "nginx", "node", "npm"):
+    for name in ("chromium", "nginx", "node", "npm", "redis-server"):
         machine.add(name, "")
     assert machine() == (0, MAKE)
 
@@ -82,7 +82,7 @@ def test_without_root_nothing_is_installed(machine):
 
 
 def test_failure_stops_the_run(machine):
-    for name in ("chromium", "nginx", "node", "npm"):
+    for name in ("chromium", "nginx", "node", "npm", "redis-server"):
         machine.add(name, "")
     status, said = machine(FAIL="2")
     assert status == 2

@@ -148,6 +148,21 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
     assert not {"asyncio", "tornado", "zmq", "jupyter_server", "traitlets"} & set(loaded)
 
 
+def test_extras_are_loaded_by_whoever_configures_them_only():
+    """Loading all of the room of login, also without the packages of our extras, is no error."""
+    code = f"""
+import sys
+for name in ("redis", "cryptography"):
+    sys.modules[name] = None
+import pkgutil, importlib, {PACKAGE}.login as login
+for module in pkgutil.walk_packages(login.__path__, login.__name__ + "."):
+    print(importlib.import_module(module.name).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {f"{PACKAGE}.login.{store}" for store in ("redis", "sealed")} <= {*done.stdout.split()}
+
+
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
@@ -173,6 +188,8 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
         ("guard/a.py", "import jupyter_token_ws", "*guard imports jupyter_token_ws"),
         ("guard/a.py", "from jupyter_token_ws import Thing", "*guard imports Thing"),
         ("login/a.py", "from ..tunnel.carriers import C", "*login imports tunnel"),
+        ("login/a.py", "from ..bridge import hub", "*login imports bridge"),
+        ("login/a.py", "from ..app import TokenWebSocketApp", "*login imports app"),
         ("client/a.py", "from ..guard import x", "*client imports guard"),
         ("cli.py", "from .app import _private", "*cli imports _private, which app keeps private"),
         ("cli.py", "from .guard import x", "*cli imports guard"),

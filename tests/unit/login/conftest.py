@@ -1,0 +1,41 @@
+"""What the tests of tickets share: a clock that stands still until it is told to go on, and one
+redis-server for all of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from tests.support.redis_server import RedisServer, redis_server
+
+settings.register_profile("login", deadline=None)
+settings.load_profile("login")
+
+
+class Clock:
+    """Seconds since the epoch, as far as anybody here knows."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def one_redis(tmp_path_factory):
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(one_redis) -> RedisServer:
+    """A redis-server that holds nothing, which goes on running."""
+    one_redis.clear()
+    return one_redis
