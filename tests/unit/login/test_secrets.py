@@ -64,7 +64,7 @@ def logged(caplog):
 async def do_everything(store, hidden: Secrets) -> list[str]:
     """Use a store in every way, also in wrong ones; answers with all that there is to be shown."""
     store.log.propagate = True
-    shown: list[object] = [store, vars(store).get("_redis"), store.trait_values().keys()]
+    shown: list[object] = [store, store.trait_values().keys()]
     tokens = []
     user = {"name": PERSON}
 
