@@ -68,7 +68,7 @@ _GET = (
     _NOW
     + """
 local kept = redis.call('HMGET', KEYS[1], 'family', 'expires', 'single', 'used', 'box')
-if not kept[1] then return {'unknown'} end
+if not kept[1] or not kept[5] then return {'unknown'} end
 local family = redis.call('HMGET', ARGV[1] .. kept[1], 'ends', 'revoked')
 if not family[1] then return {'unknown'} end
 if family[2] then return {'revoked'} end
@@ -280,14 +280,16 @@ class RedisTicketStore(KeepingStore):
         if answer[0] != b"good":
             _refuse(answer[0])
         _, family, box, single, left, family_left = answer
-        return Held(family.decode(), box, single == b"1", left / 1000, family_left / 1000)
+        family = family.decode("utf-8", "replace")
+        return Held(family, box, single == b"1", left / 1000, family_left / 1000)
 
     async def _revoke(self, name: str) -> str | None:
         family = await self._ask(lambda: self._redis.hget(self._ticket_key(name), "family"))
         if family is None:
             return None
-        await self._revoke_there(family.decode())
-        return str(family.decode())
+        name = str(family.decode("utf-8", "replace"))
+        await self._revoke_there(name)
+        return name
 
     async def _revoke_there(self, family: str) -> bool:
         return bool(

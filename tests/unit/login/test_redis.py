@@ -224,7 +224,21 @@ async def test_C6_6_what_was_changed_in_redis_is_refused(redis, made, caplog):
             with pytest.raises(UnknownTicket):
                 await store.look_up(other.token)
             client.hset(plain, field, before)
-    await store.look_up(other.token)
+        await store.look_up(other.token)
+        # What does not even look like a ticket is no "yes" either.
+        client.hset(plain, "family", b"\xff")
+        with pytest.raises(UnknownTicket):
+            await store.look_up(other.token)
+        assert await store.revoke(other.token) == "\ufffd"
+        client.hdel(plain, "box")
+        with pytest.raises(UnknownTicket):
+            await store.look_up(other.token)
+        client.hset(single, "expires", "tomorrow")
+        with pytest.raises(StoreUnavailable):
+            await store.look_up(once.token)
+        client.set(single, "a string")
+        with pytest.raises(StoreUnavailable):
+            await store.look_up(once.token)
     assert caplog.text.count("not as it was issued") == 4
 
 
