@@ -56,7 +56,7 @@ def test_what_waits_and_for_whom():
 
     before = read()
     here, away = a_client(object(), Limits()), a_client(None, Limits(memory=100_000))
-    bridge = Bridged(here, away)
+    bridge = Bridged(here, away, a_client(None, Limits()))
     here.backlog.push(output())
     for _ in range(100):
         away.backlog.push(output())
@@ -64,7 +64,7 @@ def test_what_waits_and_for_whom():
     memory = here.backlog.memory_size + away.backlog.memory_size
     disk = 101 * output().size - memory
     assert 0 < memory < disk
-    assert [now - then for now, then in zip(read(), before, strict=True)] == [memory, disk, 1, 1, 1]
+    assert [now - then for now, then in zip(read(), before, strict=True)] == [memory, disk, 1, 2, 1]
     away.backlog.clear()
     assert sample("backlog_bytes", place="disk") == before[1]
     del bridge

@@ -90,6 +90,7 @@ async def test_open_sockets_by_class_and_source(door):
     await door.settled()
     page = await page_of(door)
     assert page.value("sockets_open") == 0
+    assert page.value("keepalive_drops_total") == before.value("keepalive_drops_total")
     closed = "sockets_closed_total"
     assert (
         page.value(closed, by="client", slug="") - before.value(closed, by="client", slug="") == 3
