@@ -188,40 +188,45 @@ class Events:
 
     # -- tickets -----------------------------------------------------------------------------------
 
-    def ticket_issued(self, *, user: str, source: str, expires_in: float, single_use: bool) -> None:
+    def ticket_issued(
+        self, *, family: str, user: str, source: str, expires_in: float, single_use: bool
+    ) -> None:
         """Somebody was given a ticket.
 
         Args:
+            family: what it has in common with its renewals; no secret.
             user: the name; empty where the provider names nobody.
             source: by what, ``password`` or a value of ``CredentialSource``.
             expires_in: seconds.
             single_use: whether it opens one socket only.
         """
         data = {"source": source, "expires_in": expires_in, "single_use": single_use}
-        self._ticket("issued", user, data)
+        self._ticket("issued", family, user, data)
 
-    def ticket_renewed(self, *, user: str, expires_in: float) -> None:
+    def ticket_renewed(self, *, family: str, user: str, expires_in: float) -> None:
         """A ticket was exchanged for one that expires in so many seconds."""
-        self._ticket("renewed", user, {"expires_in": expires_in})
+        self._ticket("renewed", family, user, {"expires_in": expires_in})
 
-    def ticket_used(self, *, user: str, handler: RequestHandler, single_use: bool) -> None:
+    def ticket_used(
+        self, *, family: str, user: str, handler: RequestHandler, single_use: bool
+    ) -> None:
         """A ticket was accepted by a handler. Not for every request of a page that has one: whoever
         listens would hear them all."""
         data = {"handler": handler_name(type(handler)), "single_use": single_use}
-        self._ticket("used", user, data)
+        self._ticket("used", family, user, data)
 
-    def ticket_revoked(self, *, user: str, cause: str, sockets: int) -> None:
-        """A ticket and its family are not taken any more, and so many open sockets were closed for it.
+    def ticket_revoked(self, *, family: str, user: str, cause: str, sockets: int) -> None:
+        """A family is not taken any more, and so many open sockets were closed for it.
 
         ``cause`` is a word of the schema.
         """
-        self._ticket("revoked", user, {"cause": cause, "sockets": sockets})
+        self._ticket("revoked", family, user, {"cause": cause, "sockets": sockets})
 
-    def _ticket(self, action: str, user: str, data: dict[str, Any]) -> None:
+    def _ticket(self, action: str, family: str, user: str, data: dict[str, Any]) -> None:
         metrics.TICKETS.labels(action).inc()
         name = f"ticket_{action}"
         if self.heard(name):
-            self._emit(name, lambda: {"user": user or None, **data})
+            self._emit(name, lambda: {"family": family, "user": user or None, **data})
 
 
 def _shown(handshake: Handshake) -> CredentialSource:

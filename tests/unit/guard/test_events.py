@@ -402,7 +402,7 @@ async def test_while_nobody_listens_nothing_is_made(door, monkeypatch):
         await auntil(lambda: len(door.guard.registry))
         await socket.close()
     await door.settled()
-    door.guard.events.ticket_renewed(user="ann", expires_in=1)
+    door.guard.events.ticket_renewed(family="f", user="ann", expires_in=1)
 
 
 async def test_who_wants_events_as_they_were_made_hears_too(door):
@@ -573,9 +573,9 @@ TICKETS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("action", "arguments", "expected"), TICKETS)
 async def test_every_ticket_event(door, listener, action, arguments, expected):
     before = await page_of(door)
-    getattr(door.guard.events, f"ticket_{action}")(**arguments)
+    getattr(door.guard.events, f"ticket_{action}")(family="f" * 32, **arguments)
     (data,) = await listener.wait_for(f"ticket_{action}")
-    assert data == expected
+    assert data == {"family": "f" * 32, **expected}
     assert only_fields_of(f"ticket_{action}", data)
     after = await page_of(door)
     for name in ("issued", "renewed", "used", "revoked"):
