@@ -23,6 +23,15 @@ CREDENTIAL = Credential("token", "the-token-behind-it")
 OLD, NEW = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
 
 
+# Sealed under a key of 43 letters k for the server "here", at the time of the clock.
+ONE = (
+    "jtws_s1.Gl-SEas5UypAvXmstI6yWo3OgmHiv6Y0yjT5tJjC35bO2aLcnIPS8x-uN8hbcRGhLNHjqnZrREKgjFiSS79jjih_rM7CKRlb"
+    "iErakcDz5hZ57cOU6X6r90z6lDSVXPP6gbwtsp-REmgVf4wu25GlQS1gBUufX0b7ZOLh-UZ-Ks19I1XsslvtigyGV-S9FfChsm2wn3rO"
+    "MIFduiyUTOORR5MVOXZxfYMiXYUph5RAeZ-sGwk8IXwAWkcjaabOi0zO_MKuwR-DUYUPDRmFxKcrIcZdj9wPfblz95u579vREcmEmZOZ"
+    "C0qsh8J7RBiFppQHGIs5zSxgvZSK8CiCNv9Zcjgyv39Q6sjR8Bf_l3k0Esm8IU7wjGWltS18aLM"
+)
+
+
 @pytest.fixture
 def made(clock, tmp_path):
     """A way to make stores: keys from a file, one name."""
@@ -55,6 +64,16 @@ async def test_C6_6_a_sealed_ticket_fits_where_tickets_go(made):
 async def test_C6_6_every_server_with_the_key_and_the_name_opens_it(made):
     issued = await issue(made(NEW))
     assert await made(NEW).look_up(issued.token) == issued.ticket
+
+
+async def test_C6_6_a_later_version_of_ours_opens_it(made):
+    ticket = await made("k" * 43, server="here").look_up(ONE)
+    assert (ticket.principal, ticket.user, ticket.credential) == (
+        "user:ann",
+        {"name": "ann"},
+        CREDENTIAL,
+    )
+    assert (ticket.audience, ticket.lifetime) == (("api/kernels",), 300)
 
 
 async def test_C6_6_nobody_else_opens_it(made):
@@ -97,6 +116,10 @@ async def test_C6_6_what_is_too_long_for_a_subprotocol_is_not_issued(made):
         await made(NEW, max_size=2000).issue("p", {}, long)
     with pytest.raises(UnknownTicket):
         await made(NEW, max_size=2000).look_up(issued.token)
+    exactly = made(NEW, max_size=len(issued.token))
+    again = await exactly.issue("p", {}, long)
+    assert len(again.token) == len(issued.token)
+    await exactly.look_up(again.token)
 
 
 @given(st.data())

@@ -102,3 +102,9 @@ def test_C6_6_every_ticket_has_a_name_of_its_own():
     names = {name_of(number.to_bytes(32, "big")) for number in range(500)}
     assert len(names) == 500
     assert {len(name) for name in names} == {64}
+
+
+def test_C6_6_versions_of_ours_that_share_a_store_understand_each_other():
+    assert name_of(SECRET) == "2b1db0840fe13e7705dba0df9f079141f7e423637ab6f0a024d6f8e93eb4dc34"
+    box = "62bc78a48278465f8cd5800c963a800d35d81eec95d2cbd020b7bcecf82df62c1b018db7c57b565d24"
+    assert encrypt(SECRET, b"a message").hex() == box

@@ -233,7 +233,7 @@ async def test_C6_4_renewals_end_with_the_family(store, clock):
 async def test_C6_4_a_renewal_may_ask_for_less_but_never_for_more(store, clock):
     issued = await issue(store, max_age=2 * HOUR)
     until_renewable(store, issued)
-    with pytest.raises(BadRequest):
+    with pytest.raises(BadRequest, match="max_age"):
         await store.renew(issued.token, max_age=-1)
     issued = await store.renew(issued.token, max_age=99 * HOUR)
     assert issued.ticket.expires_at - clock.now == hours(4)
@@ -267,6 +267,11 @@ async def test_C6_4_a_ticket_that_cannot_be_ended_renews_at_its_end_only(store):
             await store.renew(issued.token)
         assert refused.value.retry_after == left
         store.passes(HOUR / 2)
+    store.passes(-0.5)
+    with pytest.raises(RenewalRefused) as refused:
+        await store.renew(issued.token)
+    assert refused.value.retry_after == 1
+    store.passes(0.5)
     await store.renew(issued.token)
 
 
@@ -280,7 +285,7 @@ async def test_C6_5_a_store_says_what_it_cannot(store):
         store.revoke_family(issued.ticket.family),
         store.family(issued.ticket.family),
     ):
-        with pytest.raises(Unsupported):
+        with pytest.raises(Unsupported, match="this server"):
             await attempt
 
 

@@ -130,6 +130,8 @@ def test_C6_1_without_audience_a_ticket_is_for_all_of_the_server(path):
         (["api/kernels"], "/user/ann/api/kernels/1", "/user/ann/", True),
         (["api/kernels"], "/user/ann/api/kernels/1", "/user/ann", True),
         (["api/kernels"], "/api/kernels/1", "/user/ann/", False),
+        (["api/kernels"], "/X/api/kernels/1", "/X/", True),
+        (["api/kernels"], "/api/kernels/1", "/X/", False),
         (["api/kernels"], "/user/bob/api/kernels/1", "/user/ann/", False),
         (["api/kernels"], "/user/a%40x/api/kernels", "/user/a@x/", True),
         (["api/kernels"], "/user/a@x/api/kernels", "/user/a%40x/", True),
