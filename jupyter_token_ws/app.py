@@ -20,6 +20,7 @@ from .bridge.connection import KernelBridgeConnection
 from .bridge.hub import BridgeOptions
 from .bridge.server import SETTING, Bridge
 from .guard import logs, referrer, rest, router
+from .guard.addresses import Proxies
 from .guard.core import Guard, GuardOptions
 from .protocol.capabilities import CLOSE_REASONS
 from .protocol.reasons import Feature
@@ -124,6 +125,55 @@ class TokenWebSocketApp(ExtensionApp):
         help="Seconds that clients are given to answer the close when the server ends.",
     ).tag(config=True)
 
+    attempt_burst = Integer(
+        _setting("attempt_burst"),
+        help="How many different wrong tokens of one address are told so in attempt_window seconds. Further"
+        " ones are refused with 4429 too_many_attempts, or 429. Right ones never are. 0 is any number.",
+    ).tag(config=True)
+    attempt_window = Float(
+        _setting("attempt_window"), help="Seconds over which attempt_burst counts."
+    ).tag(config=True)
+    wrong_token_memory = Float(
+        _setting("wrong_token_memory"),
+        help="Seconds for which an identity provider that is not jupyter_server's own is not asked again for"
+        " a token that admitted nobody; 0 asks always.",
+    ).tag(config=True)
+    max_connections = Integer(
+        _setting("max_connections"),
+        help="How many websockets may be open at once. Further ones are refused with 4429"
+        " too_many_connections, or 429; open ones are never closed for it. 0 is any number.",
+    ).tag(config=True)
+    max_connections_per_principal = Integer(
+        _setting("max_connections_per_principal"),
+        help="How many of them may be open for one user, or for one token where the identity provider names"
+        " no users. 0 is any number.",
+    ).tag(config=True)
+    max_handshakes = Integer(
+        _setting("max_handshakes"),
+        help="How many websockets may be between their request and the answer 101 at once, half as many for"
+        " one address. Further ones are refused with 4429 too_many_connections, or 429. 0 is any number.",
+    ).tag(config=True)
+    trusted_proxies = List(
+        Unicode(),
+        help="Addresses and networks of the proxies before this server, and 'unix' where one comes by a unix"
+        " socket. Only what these say of a client's address and protocol counts, for limits and for"
+        " require_tls. With the header of a proxy and none named, nothing is limited by address.",
+    ).tag(config=True)
+    proxy_address_header = Unicode(
+        _setting("proxy_address_header"),
+        help="The header in which trusted_proxies tell the client's address, read from right to left as"
+        " X-Forwarded-For is. No other is read.",
+    ).tag(config=True)
+    proxy_protocol_header = Unicode(
+        _setting("proxy_protocol_header"),
+        help="The header in which trusted_proxies tell the client's protocol. No other is read.",
+    ).tag(config=True)
+    require_tls = Bool(
+        _setting("require_tls"),
+        help="Whether websockets and login are refused over plain HTTP, with 4426 tls_required or 426."
+        " What comes from this machine without the header of a proxy may be plain.",
+    ).tag(config=True)
+
     bridge = Bool(
         True,
         help="Whether the sockets of kernels go through the bridge. If not, or where"
@@ -184,6 +234,12 @@ class TokenWebSocketApp(ExtensionApp):
         "refusal_linger",
         "max_refusal_events",
         "drain_timeout",
+        "attempt_burst",
+        "attempt_window",
+        "wrong_token_memory",
+        "max_connections",
+        "max_connections_per_principal",
+        "max_handshakes",
         "backlog_memory",
         "backlog_disk",
         "backlog_disk_total",
@@ -202,6 +258,21 @@ class TokenWebSocketApp(ExtensionApp):
             )
         return path
 
+    @validate("trusted_proxies")
+    def _proxies(self, proposal: Any) -> Any:
+        try:
+            Proxies.named(proposal["value"])
+        except ValueError as error:
+            raise TraitError(f"TokenWebSocketApp.trusted_proxies: {error}") from error
+        return proposal["value"]
+
+    @validate("proxy_address_header", "proxy_protocol_header")
+    def _header(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        if not re.fullmatch(r"[A-Za-z0-9-]+", value):
+            raise TraitError(f"TokenWebSocketApp.{name} is no name of a header: {value!r}")
+        return value
+
     @validate("exclude_paths", "open_timeouts")
     def _patterns(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
@@ -219,7 +290,8 @@ class TokenWebSocketApp(ExtensionApp):
     def options(self) -> GuardOptions:
         """The traits as the guard's options, which have the same names."""
         values = {field.name: getattr(self, field.name) for field in fields(GuardOptions)}
-        values["exclude_paths"] = tuple(self.exclude_paths)
+        for name in ("exclude_paths", "trusted_proxies"):
+            values[name] = tuple(values[name])
         return GuardOptions(**values)
 
     def _link_jupyter_server_extension(self, serverapp: ServerApp) -> None:

@@ -94,6 +94,24 @@ LIMITS = {
         "seconds",
         "When the server ends, it waits so long for clients to answer the close.",
     ),
+    "attempt_burst": (
+        "tokens",
+        "Different wrong ones of an address in `attempt_window`; the next are `too_many_attempts`.",
+    ),
+    "attempt_window": ("seconds", "The window of `attempt_burst`."),
+    "wrong_token_memory": (
+        "seconds",
+        "So long nobody is asked again for a token that admitted nobody.",
+    ),
+    "max_connections": (
+        "sockets",
+        "So many may be open. Further ones are refused with `too_many_connections`.",
+    ),
+    "max_connections_per_principal": ("sockets", "So many of them for one user or token."),
+    "max_handshakes": (
+        "handshakes",
+        "So many may be in progress, half of them of one address. Then as above.",
+    ),
     "backlog_memory": (
         "bytes",
         "So much of a kernel's messages waits in memory for one client that does not take them.",

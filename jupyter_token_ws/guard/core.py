@@ -21,6 +21,7 @@ from jupyter_token_ws.protocol.reasons import Feature, Reason
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE, Offer, parse_offer
 
 from . import logs, metrics
+from .addresses import ADDRESS_HEADER, PROTOCOL_HEADER, Proxies
 from .credentials import Digester
 from .events import Events
 from .handshake import Handshake
@@ -29,6 +30,7 @@ from .kernels import SessionClaims
 from .openings import Opening, Openings
 from .refusal import RefusalBudget
 from .registry import OpenSocket, Registry
+from .throttle import Throttle
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
@@ -39,6 +41,12 @@ SETTING = "token_ws_guard"
 
 RETRY_AFTER_DRAINING = 1
 """Seconds. Whoever starts the server again needs a moment."""
+
+RETRY_AFTER_CROWD = 5
+"""Seconds. Handshakes are through in less, but for those that wait for a kernel."""
+
+RETRY_AFTER_FULL = 30
+"""Seconds. Somebody has to close a socket first."""
 
 _HEADER = "Sec-WebSocket-Protocol"
 _ATTRIBUTE = "_token_ws_handshake"
@@ -63,6 +71,16 @@ class GuardOptions:
     refusal_linger: float = 1
     max_refusal_events: int = 10
     drain_timeout: float = 2
+    attempt_burst: int = 20
+    attempt_window: float = 60
+    wrong_token_memory: float = 10
+    max_connections: int = 10_000
+    max_connections_per_principal: int = 2_000
+    max_handshakes: int = 1_000
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_address_header: str = ADDRESS_HEADER
+    proxy_protocol_header: str = PROTOCOL_HEADER
+    require_tls: bool = False
 
 
 class Guard:
@@ -91,8 +109,21 @@ class Guard:
             on_tick=self._on_tick,
             on_drop=self._on_drop,
         )
+        self.proxies = Proxies.named(
+            options.trusted_proxies, options.proxy_address_header, options.proxy_protocol_header
+        )
+        self.throttle = Throttle(
+            self.proxies,
+            self.digest,
+            self.log,
+            burst=options.attempt_burst,
+            window=options.attempt_window,
+            memory=options.wrong_token_memory,
+        )
         self.features = frozenset({Feature.GUARD})
         """What this server has, for the reasons that it may give. Who adds a part adds it here."""
+        if options.require_tls:
+            self.features |= {Feature.TLS}
         self.draining = False
         self.opening = Openings(on_late=functools.partial(self._refuse_opening, "open_timeout"))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,6 +193,31 @@ class Guard:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    # -- limits ------------------------------------------------------------------------------------
+
+    def lacks_tls(self, request: HTTPServerRequest) -> bool:
+        """Whether a request is to be refused because it did not come encrypted."""
+        return self.options.require_tls and not self.proxies.encrypted(request)
+
+    def crowded(self, handler: Opening) -> bool:
+        """Whether too many handshakes are in progress for one more; of one address half as many."""
+        most = self.options.max_handshakes
+        if not most or 2 * len(self.opening) < most:
+            return False
+        if len(self.opening) >= most:
+            return True
+        client = handler.opening_client()
+        if client is None:
+            return False
+        return 2 * sum(other.opening_client() == client for other in self.opening) >= most
+
+    def full(self, principal: str) -> bool:
+        """Whether too many sockets are open for one more of a principal."""
+        most, most_of_one = self.options.max_connections, self.options.max_connections_per_principal
+        if 0 < most <= len(self.registry):
+            return True
+        return 0 < most_of_one <= self.registry.count(principal)
 
     # -- open sockets ------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from jupyter_token_ws.protocol.reasons import REASONS, TOKEN_SLUGS, Reason, slug
 from jupyter_token_ws.protocol.subprotocols import choose
 
 from . import kernels, metrics
-from .core import RETRY_AFTER_DRAINING, Guard, set_offer
+from .core import RETRY_AFTER_CROWD, RETRY_AFTER_DRAINING, RETRY_AFTER_FULL, Guard, set_offer
 from .credentials import CredentialSource, Shown, remove_ours
 from .handshake import Handshake, Stage
 from .identity import (
@@ -36,7 +36,7 @@ from .identity import (
     names_users,
     undo_cookies,
 )
-from .refusal import RefusalHandler
+from .refusal import RefusalHandler, refusal_headers
 from .registry import OpenSocket
 
 if TYPE_CHECKING:
@@ -163,10 +163,14 @@ class _Guarded(WebSocketHandler):
         guard = self._token_ws_guard = Guard.of(application)
         handshake = self._token_ws_handshake = guard.begin(request)
         self._token_ws_judge = Judge(
-            handshake, guard.digest, allow_token_in_url=guard.options.allow_token_in_url
+            handshake,
+            guard.digest,
+            guard.throttle,
+            allow_token_in_url=guard.options.allow_token_in_url,
         )
         self._token_ws_placed: ExitStack | None = None
         self._token_ws_session: kernels.Key | None = None
+        self._token_ws_replaces = False
         super().__init__(application, request, **kwargs)
         # jupyter-server-proxy puts methods of a parent on the instance, before ours.
         self._token_ws_redirect = self.__dict__.pop("redirect", None)
@@ -176,13 +180,11 @@ class _Guarded(WebSocketHandler):
     async def prepare(self) -> None:
         """Judge the credential at the moment the handler asks for the user; refuse what cannot be read."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
+        early = self._early()
         guard.opening.add(self, guard.open_timeout(self.request.path))
-        early = "draining" if guard.draining else None
-        if handshake.offer.malformed:
-            early = "malformed_credentials"
         if early is not None:
             self._check_host_first()
-            self._refuse(early, retry_after=RETRY_AFTER_DRAINING if early == "draining" else None)
+            self._refuse(early.slug, retry_after=early.retry_after)
             return
         if not self._token_ws_is_jupyter:
             await self._judge_plain()
@@ -194,6 +196,26 @@ class _Guarded(WebSocketHandler):
             await cast("Any", self).identity_provider.get_user(self)
         if handshake.stage is Stage.OPENING and isinstance(self, KernelWebsocketHandler):
             self._before_kernel()
+
+    def _early(self) -> Refused | None:
+        """What is wrong with a handshake whoever it is from."""
+        handshake, guard = self._token_ws_handshake, self._token_ws_guard
+        if guard.lacks_tls(self.request):
+            return Refused("tls_required")
+        if handshake.offer.malformed:
+            return Refused("malformed_credentials")
+        if guard.draining:
+            return Refused("draining", RETRY_AFTER_DRAINING)
+        if guard.crowded(self):
+            return Refused("too_many_connections", RETRY_AFTER_CROWD)
+        return None
+
+    def opening_client(self) -> str | None:
+        """See ``Opening``."""
+        handshake = self._token_ws_handshake
+        if handshake.client == "":
+            handshake.client = self._token_ws_guard.proxies.client(self.request)
+        return handshake.client
 
     def _check_host_first(self) -> None:
         """What is refused before the handler asks anything still comes after the Host check (C2.7)."""
@@ -236,6 +258,7 @@ class _Guarded(WebSocketHandler):
         handshake.judged = True
         if user is None:
             handshake.rejected = True
+            await self._token_ws_judge.wrong(self)
             raise web.HTTPError(403)
         handshake.ours = token
         handshake.token_accepted = True
@@ -293,7 +316,7 @@ class _Guarded(WebSocketHandler):
         own = kernels.own_session_id(guard.digest, principal, named)
         kernels.change_session_id(self.request, own)
         self._token_ws_session = (self.path_kwargs.get("kernel_id", ""), own)
-        guard.sessions.claim(self, self._token_ws_session)
+        self._token_ws_replaces = guard.sessions.claim(self, self._token_ws_session)
 
     # -- refusals ----------------------------------------------------------------------------------
 
@@ -396,9 +419,13 @@ class _Guarded(WebSocketHandler):
         """
         handshake = self._token_ws_handshake
         self._leave()
+        if slug == "token_rejected" and handshake.wait is not None:
+            slug, retry_after, status, plain = "too_many_attempts", handshake.wait, None, None
         if across is None:
             across = not handshake.host_refused and not self._origin_allowed()
         reason = REASONS[self._slug_across(slug) if across else slug]
+        if reason.slug != slug:
+            retry_after = None
         handshake.stage = Stage.REFUSED
         tellable = reason.told and handshake.opted_in
         told = tellable and self._budget_allows()
@@ -417,8 +444,8 @@ class _Guarded(WebSocketHandler):
         else:
             # Upstream's page would take longer to render than all the rest, for nobody to see.
             body = f"{reason.slug}: {reason.text}\n"
-            after = {} if retry_after is None else {"Retry-After": str(retry_after)}
-            self._answer(status or self._plain_status(reason), body, after)
+            headers = refusal_headers(reason, retry_after)
+            self._answer(status or self._plain_status(reason), body, headers)
 
     def _refuse_across(self) -> None:
         """Refuse because of the origin, which is known not to be allowed."""
@@ -446,8 +473,11 @@ class _Guarded(WebSocketHandler):
         # A page whose server started anew asks for all its kernels at once, and each socket must
         # hear that its own is gone. A stranger is not told more for asking at many paths.
         known = self._known_user() is not None
+        client = self.opening_client() or self.request.remote_ip or ""
+        if handshake.wait is not None:
+            return self._token_ws_guard.refusals.allow((client, "too_many_attempts", ""))
         key = (
-            self.request.remote_ip or "",
+            client,
             digest(self.request.path) if known else type(self).__qualname__,
             digest(credential or self.request.headers.get("Cookie", "")),
         )
@@ -543,6 +573,12 @@ class _Guarded(WebSocketHandler):
         handshake = self._token_ws_handshake
         self._stop_if_late()
         self._take_away()
+        self._settle_late()
+        # Who takes over a session is as many as before; the older one has been told by now.
+        if self._token_ws_guard.full(handshake.principal) and not self._token_ws_replaces:
+            self._refuse("too_many_connections", retry_after=RETRY_AFTER_FULL)
+            self._give_back()
+            raise web.Finish
         if not self._token_ws_is_jupyter:
             remove_ours(self.request, handshake.ours)  # left for the handler to judge by
         return super().get_websocket_protocol()
@@ -567,7 +603,6 @@ class _Guarded(WebSocketHandler):
         """The 101 is out: enter the registry, then let the handler open."""
         handshake, guard = self._token_ws_handshake, self._token_ws_guard
         handshake.stage = Stage.OPEN
-        self._settle_late()
         guard.opening.discard(self)
         kernel = (
             self.path_kwargs.get("kernel_id") if isinstance(self, KernelWebsocketHandler) else None
@@ -653,6 +688,12 @@ class _Guarded(WebSocketHandler):
         else:
             super().on_close()
 
+    def _give_back(self) -> None:
+        """Let a handler end that prepared to open: who was told a refusal is another handler's by now."""
+        if isinstance(self, KernelWebsocketHandler) and not self._on_close_called:
+            self._on_close_called = True
+            cast("Any", self).on_close()
+
     def _leave_kernel(self) -> None:
         """Give back what upstream prepared for a kernel's socket that never opened.
 
@@ -717,16 +758,20 @@ def guarded_class(kind: type[web.RequestHandler]) -> type[WebSocketHandler]:
     """
     if issubclass(kind, _Guarded):
         return kind
-    made: type[WebSocketHandler] = _make_guarded(cast("Any", kind))
+    mixin = _GuardedJupyter if issubclass(kind, JupyterHandler) else _Guarded
+    made: type[WebSocketHandler] = subclass(mixin, cast("Any", kind))
     return made
 
 
 @functools.lru_cache(maxsize=1024)
-def _make_guarded(kind: Any) -> Any:
+def subclass(mixin: type, kind: Any) -> Any:
+    """The class with ``mixin`` before ``kind``, made once: same name and module as ``kind``.
+
+    Raises ``TypeError`` or whatever the class raises where it cannot be subclassed.
+    """
     namespace = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    mixin = _GuardedJupyter if issubclass(kind, JupyterHandler) else _Guarded
     return type(kind)(kind.__name__, (mixin, kind), namespace)

@@ -46,6 +46,10 @@ class Handshake:
     rejected: bool = False
     unasked: bool = False
     host_refused: bool = False
+    wait: int | None = None
+    """Seconds, where a wrong credential was one of too many."""
+    client: str | None = ""
+    """The client's address as limits count it, empty until it was looked for; ``None``: nobody can know."""
     source: CredentialSource = CredentialSource.NONE
     ours: str | None = field(default=None, repr=False)
     credential: str = ""

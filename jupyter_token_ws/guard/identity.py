@@ -36,6 +36,8 @@ from .handshake import Handshake
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .throttle import Throttle
+
 _LOG = logging.getLogger("jupyter_token_ws")
 
 
@@ -86,7 +88,7 @@ def detach(
 async def ask(provider: IdentityProvider, handler: web.RequestHandler) -> User | None:
     """Who the provider takes a handler's request to be from, as ``JupyterHandler.prepare`` asks it."""
     user: User | None
-    if _asks_handler(provider, handler):
+    if asks_handler(provider, handler):
         name = handler.get_current_user()
         user = User(name) if name else None
     else:
@@ -102,7 +104,7 @@ def _set_user(handler: web.RequestHandler, user: User | None) -> None:
     cast("Any", handler)._jupyter_current_user = user
 
 
-def _asks_handler(provider: IdentityProvider, handler: web.RequestHandler) -> bool:
+def asks_handler(provider: IdentityProvider, handler: web.RequestHandler) -> bool:
     """Whether the handler's ``get_current_user`` is asked instead of the provider.
 
     The way of before jupyter_server 2, which upstream still honours for the base provider only.
@@ -116,10 +118,20 @@ def _asks_handler(provider: IdentityProvider, handler: web.RequestHandler) -> bo
     return module is not None and module.__name__ != AuthenticatedHandler.__module__
 
 
-def _says_nobody(error: web.HTTPError) -> bool:
+def says_nobody(error: web.HTTPError) -> bool:
     """Whether an error of a provider means that it does not know who this is."""
     # One that names its own reason, such as an expired token, is told as it is.
     return error.status_code in (401, 403) and not hasattr(error, "slug")
+
+
+def without_token(request: HTTPServerRequest) -> Shown:
+    """A request as a provider sees it that knows its token to be wrong already: the rest may admit."""
+    return Shown(request, authorization=None, keep_url_token=False, keep_cookies=True)
+
+
+def is_stock(provider: IdentityProvider) -> bool:
+    """Whether a provider is upstream's own, which compares a token to one in memory."""
+    return type(provider) in _STOCK
 
 
 def auth_enabled(provider: IdentityProvider) -> bool:
@@ -145,12 +157,21 @@ class Judge:
     ``asked`` is the handler that the answer was found with: the request's own, or a detached one.
     """
 
-    def __init__(self, handshake: Handshake, digest: Digester, *, allow_token_in_url: bool) -> None:
+    def __init__(
+        self,
+        handshake: Handshake,
+        digest: Digester,
+        throttle: Throttle,
+        *,
+        allow_token_in_url: bool,
+    ) -> None:
         self.handshake = handshake
         self._digest = digest
+        self._throttle = throttle
         self._allow_url = allow_token_in_url
         self.asked: web.RequestHandler | None = None
         self._held: list[Callable[[], None]] | None = None
+        self._known_wrong = False
 
     def hold(self, set_cookie: Callable[[], None]) -> bool:
         """Whether a login cookie waits until it is known whether a token was it (C2.5).
@@ -165,6 +186,8 @@ class Judge:
     def view(self, request: HTTPServerRequest) -> Shown:
         """The request as the provider sees it while it is asked."""
         handshake = self.handshake
+        if self._known_wrong:
+            return without_token(request)
         return Shown(
             request,
             authorization=handshake.shown_authorization,
@@ -189,20 +212,24 @@ class Judge:
             handshake.judged = handshake.unasked = True
             self.settle(user, CredentialSource.NONE, "", named=names_users(provider))
             return user
-        answer = Answer(handler=handler)
-        # An override of old keeps what it found on the handler itself, so that handler is asked
-        # only once, and with nothing but the token.
-        if token is None or not _asks_handler(provider, handler):
-            answer = await self._ask_first(provider, handler)
-        if token is not None and not answer.by_token and not self._alone_already(provider, handler):
-            answer = await self.alone(provider, handler, token)
-            _set_user(handler, answer.user)
+        remembers = handshake.token_presented and self._may_remember(provider, handler)
+        if remembers:
+            self._known_wrong = self._throttle.remembers(handler.request, *self._shown())
+        try:
+            answer = await self._ask(provider, handler)
+        except web.HTTPError as error:
+            if says_nobody(error):
+                await self.wrong(handler)
+            raise
+        if remembers and answer.user is None and not self._known_wrong:
+            self._throttle.remember(handler.request, *self._shown())
         self.asked = answer.handler
         handshake.judged = True
         user = answer.user
         if user is None:
             handshake.rejected = token is not None
             self.settle(None, CredentialSource.NONE, "")
+            await self.wrong(handler)
             if handshake.rejected:
                 raise web.HTTPError(403)
         else:
@@ -211,6 +238,44 @@ class Judge:
             await self._attribute(provider, handler, user)
         await self.remove_unused(provider, handler)
         return user
+
+    async def _ask(self, provider: IdentityProvider, handler: web.RequestHandler) -> Answer:
+        """Who is admitted, by the provider's word."""
+        token = self.handshake.offer.token
+        answer = Answer(handler=handler)
+        if token is not None and self._known_wrong:
+            # It stands alone, but for what is neither cookie nor token, such as a proxy's header.
+            answer = await self._ask_with(provider, handler, None)
+            _set_user(handler, answer.user)
+            return answer
+        # An override of old keeps what it found on the handler itself, so that handler is asked
+        # only once, and with nothing but the token.
+        if token is None or not asks_handler(provider, handler):
+            answer = await self._ask_first(provider, handler)
+        if token is not None and not answer.by_token and not self._alone_already(provider, handler):
+            answer = await self.alone(provider, handler, token)
+            _set_user(handler, answer.user)
+        return answer
+
+    def _may_remember(self, provider: IdentityProvider, handler: web.RequestHandler) -> bool:
+        """Whether asking again costs more than it tells."""
+        return not (is_stock(provider) or asks_handler(provider, handler))
+
+    def _shown(self) -> tuple[str | None, str | None, str | None]:
+        handshake = self.handshake
+        in_url = handshake.url_token if self._allow_url else None
+        return handshake.offer.token, in_url, handshake.authorization
+
+    async def wrong(self, handler: web.RequestHandler) -> None:
+        """The tokens that were judged admitted nobody: count them."""
+        handshake = self.handshake
+        in_url = handshake.url_token if self._allow_url else None
+        sent = [handshake.offer.token]
+        if handshake.offer.token is None:
+            sent = [in_url, handshake.header_token]
+        tokens = [token for token in sent if token is not None]
+        if tokens:
+            handshake.wait = await self._throttle.wrong(handler.request, tokens)
 
     async def _ask_first(self, provider: IdentityProvider, handler: web.RequestHandler) -> Answer:
         """Ask as upstream does; where a token is it, no login cookie is set or cleared (C2.5)."""
@@ -236,7 +301,7 @@ class Judge:
 
     def _alone_already(self, provider: IdentityProvider, handler: web.RequestHandler) -> bool:
         """Whether the token stood alone in the first question, so that the second were the same."""
-        if type(provider) not in _STOCK or _asks_handler(provider, handler):
+        if type(provider) not in _STOCK or asks_handler(provider, handler):
             return False
         return "Cookie" not in handler.request.headers
 
@@ -246,7 +311,7 @@ class Judge:
         try:
             user = await ask(provider, handler)
         except web.HTTPError as error:
-            if self.handshake.offer.token is None or not _says_nobody(error):
+            if self.handshake.offer.token is None or not says_nobody(error):
                 raise
             user = None
         by_token = user is not None and bool(provider.is_token_authenticated(handler))
@@ -274,8 +339,12 @@ class Judge:
         """Who is admitted with one credential or none."""
         asked, by_token = handler, False
         user: User | None = None
+        shown = (None, self.handshake.url_token if keep_url_token else None, authorization)
+        remembers = any(shown) and self._may_remember(provider, handler)
+        if remembers and self._throttle.remembers(handler.request, *shown):
+            authorization, keep_url_token, remembers = None, False, False
         try:
-            if _asks_handler(provider, handler):
+            if asks_handler(provider, handler):
                 with (
                     CookiesUndone(handler),
                     Shown(
@@ -292,8 +361,11 @@ class Judge:
                 user = await ask(provider, asked)
                 by_token = user is not None and bool(provider.is_token_authenticated(asked))
         except web.HTTPError as error:
-            if not _says_nobody(error):
+            if not says_nobody(error):
                 raise
+            remembers = False  # without the token it would not raise, and that is to be told
+        if remembers and user is None:
+            self._throttle.remember(handler.request, *shown)
         return Answer(user, by_token, asked)
 
     async def _attribute(
@@ -301,7 +373,7 @@ class Judge:
     ) -> None:
         """Settle which credential it was, and take it out of the request where it is ours."""
         handshake, request = self.handshake, handler.request
-        named = names_users(provider) or _asks_handler(provider, handler)
+        named = names_users(provider) or asks_handler(provider, handler)
         ours: str | None
         if handshake.token_accepted:
             ours, source = handshake.offer.token, CredentialSource.SUBPROTOCOL
@@ -412,7 +484,7 @@ def _schemes(provider: IdentityProvider, handler: web.RequestHandler) -> tuple[s
 
     Upstream's own know the scheme ``token``; one written for OAuth may know only the other.
     """
-    if type(provider) in _STOCK and not _asks_handler(provider, handler):
+    if type(provider) in _STOCK and not asks_handler(provider, handler):
         return ("token",)
     return ("token", "Bearer")
 
@@ -500,14 +572,11 @@ def undo_cookies(
         private._headers.add("Set-Cookie", value)
 
 
-class JudgedProvider:
-    """Stands before the identity provider for one guarded request and is it in all other respects."""
+class StandIn:
+    """Stands before the identity provider for one request and is it in all that is not overridden."""
 
-    def __init__(
-        self, provider: IdentityProvider, judge: Judge, handler: web.RequestHandler
-    ) -> None:
+    def __init__(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
         object.__setattr__(self, "_provider", provider)
-        object.__setattr__(self, "_judge", judge)
         object.__setattr__(self, "_handler", handler)
 
     @property  # type: ignore[misc]
@@ -519,6 +588,16 @@ class JudgedProvider:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(object.__getattribute__(self, "_provider"), name, value)
+
+
+class JudgedProvider(StandIn):
+    """Before the identity provider for one guarded request: the judge's word is its word."""
+
+    def __init__(
+        self, provider: IdentityProvider, judge: Judge, handler: web.RequestHandler
+    ) -> None:
+        super().__init__(provider, handler)
+        object.__setattr__(self, "_judge", judge)
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         """Judge the guarded request; ask plainly for any other."""

@@ -29,9 +29,11 @@ class SessionClaims:
     def __len__(self) -> int:
         return len(self._claims)
 
-    def claim(self, handler: WebSocketHandler, key: Key) -> None:
-        """A handshake shows a session."""
-        self._claims.setdefault(key, []).append(handler)
+    def claim(self, handler: WebSocketHandler, key: Key) -> bool:
+        """A handshake shows a session. Whether somebody else does already."""
+        handlers = self._claims.setdefault(key, [])
+        handlers.append(handler)
+        return len(handlers) > 1
 
     def release(self, handler: WebSocketHandler, key: Key) -> None:
         """The handshake failed, or its socket ended; one that shows nothing is no error."""

@@ -17,6 +17,9 @@ class Opening(Protocol):
     def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
         """Refuse it with a reason of the table. ``retry_after`` is in seconds."""
 
+    def opening_client(self) -> str | None:
+        """The client's address as limits count it; ``None`` where nobody can know."""
+
 
 class Openings:
     """The handlers that are opening, each with its deadline.

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from tornado.websocket import WebSocketHandler
@@ -16,8 +17,19 @@ if TYPE_CHECKING:
     from jupyter_token_ws.protocol.reasons import Reason
     from jupyter_token_ws.protocol.subprotocols import Offer
 
+TLS_UPGRADE = "TLS/1.2, HTTP/1.1"
+"""What a client is to change to (RFC 9110 section 15.5.22 asks for it, RFC 2817 section 4.2 says how)."""
+
 MAX_CONTROL_FRAME = 125
 """Bytes. Nothing but control frames is taken from somebody who was refused."""
+
+
+def refusal_headers(reason: Reason, retry_after: int | None = None) -> dict[str, str]:
+    """What a refusal by plain HTTP says beside its status. ``retry_after`` is in seconds."""
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    if reason.http_status == HTTPStatus.UPGRADE_REQUIRED:
+        headers |= {"Upgrade": TLS_UPGRADE, "Connection": "Upgrade"}
+    return headers
 
 
 class RefusalBudget:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -95,6 +96,7 @@ class Registry:
         self._log = log or logging.getLogger("jupyter_token_ws")
         self._on_end = on_end
         self._sockets: dict[WebSocketHandler, OpenSocket] = {}
+        self._counts: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -111,16 +113,26 @@ class Registry:
 
     def add(self, socket: OpenSocket) -> None:
         """A socket opened."""
+        self.discard(socket.handler)
         self._sockets[socket.handler] = socket
+        self._counts[socket.principal] += 1
         self._empty.clear()
 
     def discard(self, handler: WebSocketHandler) -> None:
         """A socket closed; one that is not listed is no error."""
         socket = self._sockets.pop(handler, None)
+        if socket is not None:
+            self._counts[socket.principal] -= 1
+            if not self._counts[socket.principal]:
+                del self._counts[socket.principal]
         if not self._sockets:
             self._empty.set()
         if socket is not None:
             self._on_end(socket)
+
+    def count(self, principal: str) -> int:
+        """How many sockets of one principal are open."""
+        return self._counts[principal]
 
     def by_principal(self, principal: str) -> list[OpenSocket]:
         """The sockets of one principal."""

@@ -25,6 +25,7 @@ from jupyter_token_ws.protocol.reasons import REASONS, error_document, slug_for_
 
 from .core import Guard
 from .handler import Refused
+from .refusal import refusal_headers
 from .routes import socket_templates
 
 API = "api/token-ws"
@@ -96,6 +97,8 @@ class ApiHandler(JupyterHandler):
     """What our REST paths have in common: versions, JSON errors, CORS as the server's."""
 
     _version = versions.API_VERSIONS[0]
+    _needs_tls = False
+    """Whether credentials are exchanged here, which ``require_tls`` is about."""
 
     async def prepare(self) -> None:  # type: ignore[override] # upstream's argument is for websockets
         """Negotiate the version. The method comes first: which there are is no secret, so strangers
@@ -105,6 +108,8 @@ class ApiHandler(JupyterHandler):
             self._version = supported
         if self.request.method not in self._methods():
             raise web.HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
+        if self._needs_tls and Guard.of(self.application).lacks_tls(self.request):
+            raise Refused("tls_required")
         kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if self.request.body and kind != "application/json":
             raise web.HTTPError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
@@ -150,8 +155,8 @@ class ApiHandler(JupyterHandler):
         self._common_headers()
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._methods()))
-        if retry_after is not None:
-            self.set_header("Retry-After", str(retry_after))
+        for name, value in refusal_headers(REASONS[slug], retry_after).items():
+            self.set_header(name, value)
         self.finish(error_document(REASONS[slug], retry_after))
 
     @allow_unauthenticated

@@ -14,6 +14,7 @@ from tornado import routing, web
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.websocket import WebSocketHandler
 
+from .bearer import bearer_class, can_watch, may_bear
 from .handler import Refused, guarded_class
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class _Concerns(routing.Matcher):
             return None
         upgrade = is_upgrade(request)
         concerns = upgrade or request.method == "OPTIONS" or _HEADER in request.headers
-        return {"upgrade": upgrade} if concerns else None
+        return {"upgrade": upgrade} if concerns or may_bear(request) else None
 
 
 def is_upgrade(request: HTTPServerRequest) -> bool:
@@ -86,10 +87,10 @@ class GuardRouter(routing.Router):
             stock_options = kind.options is web.RequestHandler.options
             if request.method == "OPTIONS" and socket and stock_options:
                 return self._delegate(request, self._options_handler)
-            return cast("HTTPMessageDelegate", delegate)
+            return self._watched(request, delegate)
         if not socket:
             if not guard.opted_in(offer):
-                return cast("HTTPMessageDelegate", delegate)
+                return self._watched(request, delegate)
             return self._delegate(request, guarded_class(MissingSocketHandler))
         try:
             guarded = guarded_class(kind)
@@ -98,8 +99,26 @@ class GuardRouter(routing.Router):
             if not offer.token_bearing:
                 return cast("HTTPMessageDelegate", delegate)
             return self._delegate(request, guarded_class(UnguardedTokenHandler))
-        return guard.application.get_handler_delegate(
-            request, guarded, delegate.handler_kwargs, delegate.path_args, delegate.path_kwargs
+        return self._instead(request, delegate, guarded)
+
+    def _watched(self, request: HTTPServerRequest, delegate: Any) -> HTTPMessageDelegate:
+        """The delegate for a request that is no websocket's: wrong tokens in it are counted."""
+        guard, kind = self._guard, delegate.handler_class
+        if not (guard.throttle.active and may_bear(request) and can_watch(kind)):
+            return cast("HTTPMessageDelegate", delegate)
+        try:
+            watched = bearer_class(kind)
+        except Exception as error:  # noqa: BLE001 - a metaclass may raise anything
+            guard.log.debug("Cannot count for %s.%s: %r", kind.__module__, kind.__qualname__, error)
+            return cast("HTTPMessageDelegate", delegate)
+        return self._instead(request, delegate, watched)
+
+    def _instead(
+        self, request: HTTPServerRequest, delegate: Any, kind: type[web.RequestHandler]
+    ) -> HTTPMessageDelegate:
+        """The same delegate with a class that stands before its own."""
+        return self._guard.application.get_handler_delegate(
+            request, kind, delegate.handler_kwargs, delegate.path_args, delegate.path_kwargs
         )
 
     def _delegate(

@@ -37,6 +37,7 @@ class Feature(str, Enum):
     """Which part of the server can send a reason; what is off is not published."""
 
     GUARD = "guard"
+    TLS = "tls"
     BRIDGE = "bridge"
     LOGIN = "login"
     TUNNEL = "tunnel"
@@ -98,8 +99,8 @@ def _table() -> dict[str, Reason]:
         Reason("gone", 4410, stop, "the kernel was shut down"),
         Reason("resume_failed", 4410, retry, "what was missed is lost", tunnel),
         Reason("other_server", 4421, redirect, "this belongs to another server", login),
-        Reason("tls_required", 4426, stop, "use an encrypted connection", login),
-        Reason("too_many_attempts", 4429, later, "too many wrong credentials", login),
+        Reason("tls_required", 4426, stop, "use an encrypted connection", Feature.TLS),
+        Reason("too_many_attempts", 4429, later, "too many wrong credentials"),
         Reason("too_many_connections", 4429, later, "too many connections"),
         Reason("internal_error", 4500, retry, "the server failed"),
         Reason("draining", 4503, later, "the server is shutting down"),

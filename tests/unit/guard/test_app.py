@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from dataclasses import fields
 from typing import Any
@@ -60,6 +61,7 @@ def test_defaults_are_written_once():
         **{name: getattr(GuardOptions(), name) for name in OPTIONS},
         "exclude_paths": [],
         "open_timeouts": {},
+        "trusted_proxies": [],
     }
 
 
@@ -106,15 +108,38 @@ def test_the_servers_own_ping_settings_are_the_defaults(server, own, expected):
             "refusal_linger": 0.5,
             "max_refusal_events": 14,
             "drain_timeout": 0.25,
+            "attempt_burst": 14,
+            "attempt_window": 15,
+            "wrong_token_memory": 16,
+            "max_connections": 17,
+            "max_connections_per_principal": 18,
+            "max_handshakes": 19,
+            "trusted_proxies": ["10.0.0.0/8", "unix"],
+            "proxy_address_header": "X-Real-Ip",
+            "proxy_protocol_header": "X-Scheme",
+            "require_tls": True,
         }
     ],
 )
 def test_what_is_configured_reaches_the_guard(guard, token_ws_config):
-    expected = {"enabled": True, **token_ws_config, "exclude_paths": ("proxy/",)}
+    expected = {
+        "enabled": True,
+        **token_ws_config,
+        "exclude_paths": ("proxy/",),
+        "trusted_proxies": ("10.0.0.0/8", "unix"),
+    }
     assert {name: getattr(guard.options, name) for name in OPTIONS} == expected
     assert guard.refusals.max_open == 11
     assert (guard.refusals.burst, guard.refusals.window) == (12, 13)
     assert (guard.keepalive.interval, guard.keepalive.timeout) == (7, 21)
+    table = guard.throttle.store.table
+    assert (table.burst, table.window, guard.throttle.remembered.seconds) == (14, 15, 16)
+    assert guard.proxies.unix
+    assert guard.proxies.trusts(ipaddress.ip_address("10.1.2.3"))
+    assert (guard.proxies.address_header, guard.proxies.protocol_header) == (
+        "X-Real-Ip",
+        "X-Scheme",
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,6 +154,17 @@ def test_what_is_configured_reaches_the_guard(guard, token_ws_config):
         ("refusal_window", -1.0, "negative"),
         ("refusal_linger", -1.0, "negative"),
         ("drain_timeout", -1.0, "negative"),
+        ("attempt_burst", -1, "negative"),
+        ("attempt_window", -1.0, "negative"),
+        ("wrong_token_memory", float("nan"), "finite"),
+        ("max_connections", -1, "negative"),
+        ("max_connections_per_principal", -1, "negative"),
+        ("max_handshakes", -1, "negative"),
+        ("trusted_proxies", ["10.0.0.0/8", "my-proxy"], "my-proxy"),
+        ("trusted_proxies", ["10.0.0.1/8"], "host bits"),
+        ("proxy_address_header", "", "header"),
+        ("proxy_address_header", "X-Forwarded-For: me", "header"),
+        ("proxy_protocol_header", "X Scheme", "header"),
         ("keepalive_interval", float("nan"), "finite"),
         ("open_timeout", float("inf"), "finite"),
         ("open_timeouts", {"api/": -1.0}, "negative"),

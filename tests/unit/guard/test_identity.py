@@ -26,11 +26,11 @@ from jupyter_token_ws.guard.credentials import CredentialSource
 from jupyter_token_ws.guard.identity import (
     DetachedHandler,
     JudgedProvider,
-    _says_nobody,
     ask,
     auth_enabled,
     detach,
     names_users,
+    says_nobody,
     undo_cookies,
 )
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
@@ -1177,7 +1177,7 @@ async def test_C2_5_a_login_cookie_that_would_be_dropped_is_not_even_signed(door
     ids=str,
 )
 def test_C2_2_which_errors_of_a_provider_mean_nobody(error, nobody):
-    assert _says_nobody(error) is nobody
+    assert says_nobody(error) is nobody
 
 
 def test_C2_2_provider_that_does_not_say_asks_for_credentials():

@@ -348,6 +348,25 @@ async def test_C3_6_the_same_principal_replaces_its_own_session(kernel, users, g
             assert len(guard.registry) == 1
 
 
+@pytest.mark.parametrize("token_ws_config", [{"max_connections_per_principal": 1}])
+async def test_C2_8_a_kernel_s_socket_that_is_one_too_many(kernel, guard):
+    """It leaves nothing behind; who comes back for his session is no more than before."""
+    async with await kernel.by_token() as first:
+        assert await works(first)
+        another = await refused(
+            kernel.port, kernel.path("another"), [MARKER, bearing(kernel.token)]
+        )
+        assert (another.code, another.slug) == (4429, "too_many_connections")
+        await auntil(lambda: len(kernel.sessions()) == 1, "what upstream prepared to be given back")
+        assert kernel.connections == 1
+        assert await works(first)
+        async with await kernel.by_token() as again:
+            await first.wait_closed()
+            assert (first.code, first.slug) == (4409, "replaced")
+            assert await works(again)
+    await auntil(lambda: kernel.connections == 0, "everybody to be gone")
+
+
 async def test_C3_6_the_same_token_replaces_its_own_session(kernel, guard):
     """Tokens name nobody, so the credential is the principal."""
     async with await kernel.by_token() as older, await kernel.by_token() as newer:

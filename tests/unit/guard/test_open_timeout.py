@@ -246,6 +246,9 @@ class Late:
         self.fails = fails
         self.slug = ""
 
+    def opening_client(self) -> str | None:
+        return None
+
     def refuse_opening(self, slug: str, retry_after: int | None = None) -> None:
         self.slug = slug
         self.refused.set()

@@ -76,7 +76,13 @@ def test_C3_1_features_and_advice_by_name():
         "retry",
         "retry_after",
     ]
-    assert [feature.value for feature in Feature] == ["guard", "bridge", "login", "tunnel"]
+    assert [feature.value for feature in Feature] == [
+        "guard",
+        "tls",
+        "bridge",
+        "login",
+        "tunnel",
+    ]
 
 
 @vectors("reasons", "close_reason")
@@ -162,7 +168,7 @@ def test_C4_6_published_codes_of_the_guard():
         "4408": {"open_timeout": "retry"},
         "4409": {"replaced": "stop"},
         "4410": {"gone": "stop"},
-        "4429": {"too_many_connections": "retry_after"},
+        "4429": {"too_many_attempts": "retry_after", "too_many_connections": "retry_after"},
         "4500": {"internal_error": "retry"},
         "4503": {"draining": "retry_after", "unavailable": "retry_after"},
         "4504": {"kernel_unresponsive": "retry"},
