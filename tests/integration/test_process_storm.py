@@ -85,7 +85,10 @@ async def test_C3_5_ten_thousand_refused_who_never_answer(start: Start):
     Good clients get in all the while."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, CLIENTS + 1_000)), hard))
-    server = start(extensions={"tests.support.own_sockets": True})
+    server = start(
+        extensions={"tests.support.own_sockets": True},
+        config={"TokenWebSocketApp": {"attempt_burst": 0}},  # refusals, not guesses
+    )
     process = psutil.Process(server.pid)
     good = [MARKER, bearing(server.token)]
     async with await knock(server.port, "/own/echo", good) as first:
