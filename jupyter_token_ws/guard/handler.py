@@ -519,6 +519,7 @@ class _Guarded(WebSocketHandler):
     def _stop_if_late(self) -> None:
         """End a handler that goes on after its socket was refused or its client left."""
         if self._token_ws_handshake.stage in (Stage.REFUSED, Stage.ENDED):
+            self._give_back()
             raise web.Finish
 
     def write(self, chunk: Any) -> None:

@@ -348,6 +348,20 @@ async def test_C3_6_the_same_principal_replaces_its_own_session(kernel, users, g
             assert len(guard.registry) == 1
 
 
+@pytest.mark.parametrize("token_ws_config", [{"open_timeout": 0.3}])
+async def test_a_kernel_s_socket_that_was_refused_while_it_prepared_leaves_nothing(kernel, guard):
+    Waiting.reached, Waiting.go_on = asyncio.Event(), asyncio.Event()
+    kernel.app.web_app.settings["kernel_websocket_connection_class"] = waiting(
+        kernel.connection_class
+    )
+    late = await refused(kernel.port, kernel.path(), [MARKER, bearing(kernel.token)])
+    assert (late.code, late.slug) == (4408, "open_timeout")
+    await asyncio.wait_for(Waiting.reached.wait(), 30)
+    Waiting.go_on.set()
+    await auntil(lambda: not kernel.sessions(), "what upstream prepared to be given back")
+    assert kernel.connections == 0
+
+
 @pytest.mark.parametrize("token_ws_config", [{"max_connections_per_principal": 1}])
 async def test_C2_8_a_kernel_s_socket_that_is_one_too_many(kernel, guard):
     """It leaves nothing behind; who comes back for his session is no more than before."""
