@@ -78,6 +78,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._hub: Hub | None = None
         self._client: Client | None = None
         self._outlet: Outlet | None = None
+        self._goodbye = self._answered = False
         self.waiting: asyncio.Future[None] | None = None
         """Done when this client may send more; ``None`` if it may."""
 
@@ -139,8 +140,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
             return
         if not await hub.settle(timeout):
             self.log.warning("Timeout waiting for kernel_info reply from %s", self.kernel_id)
-            info = socket_info(self.websocket_handler)
-            if info is not None and info.opted_in:
+            if self.hears_reasons:
                 raise Refused("kernel_unresponsive")
 
     async def connect(self) -> None:
@@ -150,6 +150,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         if hub is None or hub.closed:
             self.websocket_handler.close()  # the kernel ended meanwhile
             return
+        self._watch(self.websocket_handler.ws_connection)
         wire = wire_of(self.subprotocol)
         self._outlet = outlet_for(self.websocket_handler, wire)
         self._client = hub.attach(
@@ -164,6 +165,33 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
                 time.monotonic,
             )
 
+    def _watch(self, connection: Any) -> None:
+        """Learn how the connection ends.
+
+        A close frame without a code leaves no trace in the handler. tornado answers it by ``close`` while
+        the stream is open still; after a loss it is closed.
+        """
+        stream: Any = getattr(connection, "stream", None)
+        if stream is None:
+            return  # not tornado's own protocol
+        # Of somebody who may not send, nothing is read, so nobody would notice that he is gone.
+        stream.set_close_callback(self.on_low)
+        close = connection.close
+
+        def closing(code: int | None = None, reason: str | None = None) -> None:
+            if connection.client_terminated and not stream.closed():
+                self._answered = True
+                self._goodbye = not connection.server_terminated
+            close(code, reason)
+
+        connection.close = closing
+
+    @property
+    def hears_reasons(self) -> bool:
+        """Whether the client understands our close codes."""
+        info = socket_info(self.websocket_handler)
+        return info is not None and info.opted_in
+
     def disconnect(self) -> None:  # type: ignore[override]  # upstream's own is not what its base says
         """The socket is closed, or never opened."""
         self.multi_kernel_manager.notify_disconnect(self.kernel_id)
@@ -171,8 +199,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._client = self._outlet = None
         self.on_low()
         if hub is not None and client is not None and outlet is not None:
-            # The code is that of the client's close frame.
-            hub.detach(client, outlet, goodbye=self.websocket_handler.close_code is not None)
+            hub.detach(client, outlet, goodbye=self._goodbye, answered=self._answered)
 
     close = disconnect
 

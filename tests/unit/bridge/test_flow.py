@@ -313,3 +313,19 @@ async def test_who_waits_and_leaves_leaves_nothing(plain):
         await bob.send("stdin", "input_reply", {"value": "answer"})
         assert (await bob.until("execute_reply"))["content"]["echo"] == "answer"
         await auntil(lambda: plain.connections == 1, "ann to be gone")
+
+
+@pytest.mark.parametrize("token_ws_config", [{"keepalive_interval": 0.5}])
+async def test_who_is_held_back_and_vanishes_is_noticed_though_nothing_is_read(plain):
+    async with plain.client("ann") as ann, plain.client("bob") as bob:
+        await bob.execute("ask", stdin=True)
+        await bob.until("input_request")
+        pouring = asyncio.create_task(pour(ann))
+        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        pouring.cancel()
+        ann.knock.vanish()
+        await auntil(
+            lambda: plain.connections == 1, "ann to be gone, while the kernel takes nothing"
+        )
+        await bob.send("stdin", "input_reply", {"value": "answer"})
+        assert (await bob.until("execute_reply"))["content"]["echo"] == "answer"
