@@ -78,6 +78,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._hub: Hub | None = None
         self._client: Client | None = None
         self._outlet: Outlet | None = None
+        self._stream: Any = None
         self._goodbye = self._answered = False
         self.waiting: asyncio.Future[None] | None = None
         """Done when this client may send more; ``None`` if it may."""
@@ -171,7 +172,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         A close frame without a code leaves no trace in the handler. tornado answers it by ``close`` while
         the stream is open still; after a loss it is closed.
         """
-        stream: Any = getattr(connection, "stream", None)
+        stream = self._stream = getattr(connection, "stream", None)
         if stream is None:
             return  # not tornado's own protocol
         # Of somebody who may not send, nothing is read, so nobody would notice that he is gone.
@@ -217,7 +218,8 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
             self.log.warning("What a client sent is no kernel message: %s", wrong)
             close_with_reason(self.websocket_handler, "bad_request")
             return
-        if not hub.send(client, message) and self.waiting is None:
+        lost = self._stream is not None and self._stream.closed()  # what came before is read on
+        if not hub.send(client, message) and self.waiting is None and not lost:
             self.waiting = asyncio.get_running_loop().create_future()
 
     def on_low(self) -> None:
