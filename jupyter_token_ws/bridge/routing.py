@@ -12,7 +12,7 @@ What kernels really do (ipykernel 7.4 with two clients behind one identity, both
 - An interrupt, by signal or by ``interrupt_request``, ends the cell that waits at the moment,
   whoever sent either; its error and its reply name that cell's request.
 - ``input_reply`` is *not* matched: whichever cell waits takes the first one that arrives, whoever sent
-  it, and with both waiting (subshells) it is the one that asked first. That is the kernel's doing
+  it, and with both waiting (subshells) it may be either. That is the kernel's doing
   with sockets per client as well. What arrived before a question is thrown away by the kernel.
 
 A kernel that names no parent cannot be shared; the hub finds out by its first reply, and then opens

