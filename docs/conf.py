@@ -63,6 +63,7 @@ reference/conformance
 explanation/why-tokens-leave-the-url
 explanation/how-the-guard-gets-in
 explanation/decisions
+explanation/backlog
 explanation/limits
 explanation/performance
 ```
