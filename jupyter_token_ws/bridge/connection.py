@@ -26,7 +26,7 @@ from .wire import Legacy, Message, WireError, pack_json, wire_of
 STOCK = ZMQChannelsWebsocketConnection.__name__
 """The section in which people have configured what is ours now."""
 
-_RATES = ("iopub_msg_rate_limit", "iopub_data_rate_limit", "rate_limit_window")
+_RATES = ("iopub_msg_rate_limit", "iopub_data_rate_limit")
 
 ALIVE_INTERVAL = 0.1
 """Seconds between two looks whether a kernel's process is there."""
@@ -50,7 +50,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         allow_none=True,
         config=True,
         help="Whether output beyond the rates is dropped, as jupyter_server does."
-        " Default: only if one of the rates was set; the backlog keeps what comes fast.",
+        " Default: only beyond a rate that was set; the backlog keeps what comes fast.",
     )
     iopub_msg_rate_limit = Float(1000, config=True, help="Messages per second; 0 for any number.")
     iopub_data_rate_limit = Float(
@@ -73,8 +73,12 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         configured = self._find_my_config(self.config)
-        rated = any(name in configured for name in _RATES)
-        self._limited = rated if self.limit_rate is None else bool(self.limit_rate)
+        self._rates = [
+            float(getattr(self, name))
+            if self.limit_rate or (self.limit_rate is None and name in configured)
+            else 0.0
+            for name in _RATES
+        ]
         self._hub: Hub | None = None
         self._client: Client | None = None
         self._outlet: Outlet | None = None
@@ -89,7 +93,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         *others, own = super().section_names()
         return [*others, STOCK, own]
 
-    @validate(*_RATES)
+    @validate(*_RATES, "rate_limit_window")
     def _rate(self, proposal: Any) -> float:
         name, value = proposal["trait"].name, proposal["value"]
         least = "positive" if name == "rate_limit_window" else "not negative"
@@ -157,10 +161,10 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._client = hub.attach(
             self.session.session, self._outlet, verified=wire is Legacy, owner=self
         )
-        if self._limited:
+        if any(self._rates):
             self._client.limit = RateLimit(
-                self.iopub_msg_rate_limit,
-                self.iopub_data_rate_limit,
+                self._rates[0],
+                self._rates[1],
                 self.rate_limit_window,
                 self._rate_notice,
                 time.monotonic,
@@ -200,7 +204,8 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._client = self._outlet = None
         self.on_low()
         if hub is not None and client is not None and outlet is not None:
-            hub.detach(client, outlet, goodbye=self._goodbye, answered=self._answered)
+            told = self._answered and self.hears_reasons
+            hub.detach(client, outlet, goodbye=self._goodbye, told=told)
 
     close = disconnect
 

@@ -538,25 +538,22 @@ class Hub:
             owner.on_overflow()
         return client
 
-    def detach(
-        self, client: Client, outlet: Outlet, *, goodbye: bool, answered: bool = False
-    ) -> None:
+    def detach(self, client: Client, outlet: Outlet, *, goodbye: bool, told: bool = False) -> None:
         """A connection ended; maybe the client has another by now.
 
         Args:
             client: whose it was.
             outlet: of the connection.
             goodbye: whether the client closed it, with a close frame.
-            answered: whether the client answered our close frame.
+            told: whether the client answered our close frame and understands its code.
         """
         if client.outlet is not outlet:
             return
         client.detach(time.monotonic())
         client.said_goodbye = goodbye
         keeps = getattr(self.manager, "buffer_offline_messages", True)
-        # Who answered the close that told it of an overflow has heard it.
-        told = client.backlog.overflowed and answered
-        if client.key is None or not keeps or self.closed or told:
+        heard = client.backlog.overflowed and told
+        if client.key is None or not keeps or self.closed or heard:
             self.forget(client)
         else:
             self._review_away()
@@ -636,6 +633,12 @@ class Hub:
         self.log.warning("Kernel %s: output is held in memory only: %s", self.kernel_id, error)
 
     def _notice(self, parent: bytes, count: int, size: int) -> Message:
+        self.log.warning(
+            "Kernel %s: %d messages of output, %.1f MB, were cut for a client that did not read them",
+            self.kernel_id,
+            count,
+            size / 1e6,
+        )
         text = (
             f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
             " they came faster than they were read.]\n"

@@ -458,6 +458,8 @@ async def test_a_directory_that_is_gone_is_said_and_output_is_cut(hub, caplog):
     assert "/nowhere/at/all" in caplog.text
     assert client.backlog.cut_count > 80
     assert not client.backlog.overflowed
+    attach(hub)
+    assert "were cut for a client that did not read them" in caplog.text
 
 
 @pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=100_000, disk=0, close=True))])
@@ -472,7 +474,7 @@ async def test_who_comes_back_over_an_older_connection_that_overflowed_is_told_t
     assert again is client
     assert cast("Owner", client.owner).heard == ["overflow"]
     hub.detach(client, outlet, goodbye=False)
-    hub.detach(client, newer, goodbye=False, answered=True)
+    hub.detach(client, newer, goodbye=False, told=True)
     assert not hub.clients
 
 

@@ -268,6 +268,24 @@ async def test_a_close_frame_without_a_code_is_a_goodbye_too(kernel):
         await client.knock.close()
 
 
+@pytest.mark.parametrize(
+    "token_ws_config",
+    [{"backlog_memory": 2**20, "backlog_disk": 0, "backlog_overflow": "close"}],
+)
+async def test_who_hears_no_code_is_told_of_what_is_missing_when_it_is_back(kernel):
+    """As a stock frontend, which answers the close and comes back at once."""
+    async with kernel.client("a", opted_in=False) as client:
+        await client.execute("for n in range(300): print('x' * 100_000, flush=True)")
+        (lagging,) = kernel.hub.clients
+        await auntil(lambda: lagging.backlog.overflowed, "the backlog to be full")
+        await client.knock.wait_closed()
+        assert client.knock.code is None
+    await auntil(lambda: kernel.connections == 0)
+    await auntil(lambda: kernel.kernel.execution_state == "idle")
+    async with kernel.client("a", opted_in=False) as client:
+        assert "messages of output" in printed([await client.until("stream")])
+
+
 async def test_who_was_sent_away_did_not_say_goodbye(kernel):
     async with kernel.client("a"):
         client = await kernel.open("b")
