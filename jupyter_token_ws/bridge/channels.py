@@ -32,9 +32,6 @@ at 30,000 messages a second a twentieth of a second is enough for that."""
 BURST_FIRST = 32 * 1024
 """Messages that ZMQ may take before it is known how large they are. A power of two, as the other two."""
 
-ZMQ_MARK = 1000
-"""ZMQ's own mark, in messages."""
-
 BURST_LEAST = 32
 """Messages that ZMQ may take however large they are."""
 
@@ -122,12 +119,12 @@ def bursts(kernel: Any) -> Iterator[None]:
     if not isinstance(context, zmq.Context):
         yield
         return
-    before = context.sockopts.get(zmq.RCVHWM, ZMQ_MARK)
-    context.sockopts[zmq.RCVHWM] = BURST_FIRST
+    before = context.sockopts
+    context.sockopts = {**before, zmq.RCVHWM: BURST_FIRST}
     try:
         yield
     finally:
-        context.sockopts[zmq.RCVHWM] = before
+        context.sockopts = before
 
 
 class Channel:

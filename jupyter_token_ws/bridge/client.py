@@ -103,8 +103,7 @@ class Client:
         """Hand out what waits, as far as the connection takes it; some of it at a time, so that others
         have their turn when it takes all."""
         left = TURN
-        outlet = self._open_outlet
-        while outlet is not None and self.backlog and outlet.unsent_bytes < HIGH:
+        while self.backlog and (outlet := self._open_outlet) and outlet.unsent_bytes < HIGH:
             if left <= 0:
                 if not self._pumping:
                     self._pumping = True
@@ -118,7 +117,6 @@ class Client:
                 return
             left -= sum(message.size for message in taken)
             self._write(outlet, Batch(taken))
-            outlet = self._open_outlet
 
     def _go_on(self) -> None:
         self._pumping = False

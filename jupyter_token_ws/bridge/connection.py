@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from functools import partial
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -21,7 +22,7 @@ from .hub import Hub
 from .outlet import Outlet, outlet_for
 from .rate import RateLimit
 from .server import Bridge, wanted_for
-from .wire import Legacy, Message, WireError, pack_json, wire_of
+from .wire import Legacy, Message, WireError, wire_of
 
 STOCK = ZMQChannelsWebsocketConnection.__name__
 """The section in which people have configured what is ours now."""
@@ -136,10 +137,6 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
                 raise TimeoutError("Kernel never reached an 'alive' state.")
         hub = self._hub = self._bridge.hub(kernel)
         hub.check_ports()
-        older = hub.named(self.session.session)
-        if older is not None and older.owner is not None:
-            self.log.warning("Replacing stale connection: %s", self.kernel_id)
-            older.owner.on_replaced()
         # What a busy kernel answers it answers later, and it has heard of us long ago.
         if hub.settled or (hub.info and getattr(kernel, "execution_state", None) == "busy"):
             return
@@ -166,7 +163,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
                 self._rates[0],
                 self._rates[1],
                 self.rate_limit_window,
-                self._rate_notice,
+                partial(self._rate_notice, hub),
                 time.monotonic,
             )
 
@@ -240,9 +237,10 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
 
     def on_replaced(self) -> None:
         """The client connected anew."""
+        self.log.warning("Replacing stale connection: %s", self.kernel_id)
         self.websocket_handler.close()
 
-    def _rate_notice(self, parent: bytes, name: str) -> Message:
+    def _rate_notice(self, hub: Hub, parent: bytes, name: str) -> Message:
         what = "message" if name == "iopub_msg_rate_limit" else "data"
         text = (
             f"IOPub {what} rate exceeded.\n"
@@ -251,15 +249,4 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
             f"over {self.rate_limit_window} seconds).\n"
         )
         self.log.warning("IOPub %s rate exceeded on kernel %s", what, self.kernel_id)
-        header = pack_json(
-            {
-                "msg_id": f"rate-limit-{time.time_ns()}",
-                "msg_type": "stream",
-                "username": "",
-                "session": "",
-                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "version": "5.3",
-            }
-        )
-        content = pack_json({"name": "stderr", "text": text})
-        return Message("iopub", [header, parent, b"{}", content])
+        return hub.printed(text, parent)

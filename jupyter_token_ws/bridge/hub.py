@@ -242,8 +242,9 @@ class Hub:
         self._release()
 
     def _question(self, name: str) -> None:
-        message = self._message(name, "kernel_info_request", {})
-        self._asked.add(parse_header(message.parts[0])["msg_id"])
+        header = self.session.msg_header("kernel_info_request")
+        self._asked.add(header["msg_id"])
+        message = Message(name, [self.session.pack(header), b"{}", b"{}", b"{}"])
         self._lane.channels[name].send_own(self._raw(message))
 
     def _shells(self) -> list[Channel]:
@@ -431,13 +432,11 @@ class Hub:
     def _raw(self, message: Message) -> list[bytes]:
         return [DELIMITER, self.session.sign(message.parts[:4]), *message.parts]
 
-    def _message(self, channel: str, kind: str, content: dict[str, Any]) -> Message:
-        """A message of our own to the kernel."""
-        header = self.session.pack(self.session.msg_header(kind))
-        return Message(channel, [header, b"{}", b"{}", pack_json(content)])
+    def printed(self, text: str, parent: bytes) -> Message:
+        """A message of our own to clients: *text* on stderr, of the request with that header."""
+        return self._told("stream", {"name": "stderr", "text": text}, parent)
 
     def _told(self, kind: str, content: dict[str, Any], parent: bytes = b"{}") -> Message:
-        """A message of our own to clients."""
         header = self.session.pack({**self.session.msg_header(kind), "session": self._voice})
         return Message("iopub", [header, parent, b"{}", pack_json(content)])
 
@@ -639,11 +638,11 @@ class Hub:
             count,
             size / 1e6,
         )
-        text = (
+        return self.printed(
             f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
-            " they came faster than they were read.]\n"
+            " they came faster than they were read.]\n",
+            parent,
         )
-        return self._told("stream", {"name": "stderr", "text": text}, parent)
 
     # -- the activity watcher ----------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class Routes(Generic[Client]):
 
     def __init__(self) -> None:
         self._clients: dict[Client, set[str]] = {}
-        self._sessions: dict[str, Client] = {}
+        self._sessions: dict[str, dict[Client, None]] = {}  # who used each, the first one first
         self._requests: OrderedDict[tuple[str, str], tuple[Client, str]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -51,12 +51,10 @@ class Routes(Generic[Client]):
     def forget(self, client: Client) -> None:
         """A client will not come back."""
         for session in self._clients.pop(client, ()):
-            if self._sessions[session] is client:
+            users = self._sessions[session]
+            del users[client]
+            if not users:
                 del self._sessions[session]
-                for other, sessions in self._clients.items():
-                    if session in sessions:
-                        self._sessions[session] = other
-                        break
 
     def sent(self, client: Client, message: Message) -> None:
         """A known client sent a message."""
@@ -64,7 +62,7 @@ class Routes(Generic[Client]):
         msg_id, session, kind = (header.get(name) for name in ("msg_id", "session", "msg_type"))
         session = session if isinstance(session, str) else ""
         if session:
-            self._sessions.setdefault(session, client)
+            self._sessions.setdefault(session, {})[client] = None
             self._clients[client].add(session)
         # Comm messages and input replies are not replied to, and would stay for ever.
         if isinstance(msg_id, str) and isinstance(kind, str) and kind.endswith("_request"):
@@ -90,7 +88,9 @@ class Routes(Generic[Client]):
             found, kind = self._requests[key]
             if message.type == _reply_to(kind):
                 del self._requests[key]
-        return found if found in self._clients else self._sessions.get(session)
+        return (
+            found if found in self._clients else next(iter(self._sessions.get(session, ())), None)
+        )
 
     def _key(self, session: str, msg_id: str) -> tuple[str, str] | None:
         """Of the request that a parent header is about. A kernel may not repeat the session."""
