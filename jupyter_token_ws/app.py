@@ -186,7 +186,8 @@ class TokenWebSocketApp(ExtensionApp):
     ).tag(config=True)
     backlog_disk = Integer(
         Limits.disk,
-        help="Bytes held for a client in a temporary file beyond that; 0 for none.",
+        help="Bytes held for a client in a temporary file beyond that; 0 for none. Where there is one,"
+        " half of backlog_memory is for what is on its way there.",
     ).tag(config=True)
     backlog_disk_total = Integer(
         BridgeOptions.disk_total, help="Bytes held in temporary files for all clients together."
@@ -336,7 +337,8 @@ class TokenWebSocketApp(ExtensionApp):
             KernelBridgeConnection(config=server.config)  # or each connection would find out anew
         except TraitError as error:
             self._end(server, error)
-        limits = Limits(self.backlog_memory, self.backlog_disk, self.backlog_overflow == "close")
+        disk = min(self.backlog_disk, self.backlog_disk_total)
+        limits = Limits(self.backlog_memory, disk, self.backlog_overflow == "close")
         directory = self.backlog_directory or None
         options = BridgeOptions(limits, self.backlog_disk_total, self.backlog_age, directory)
         bridge = settings[SETTING] = Bridge(options, self.log)

@@ -15,8 +15,8 @@ class EntryWithItsChunk {
       compilation.hooks.processAssets.tap({ name: 'EntryWithItsChunk', stage }, () => {
         const [entry] = compilation.entrypoints.values();
         const [file] = entry.getFiles();
-        const exposed = entry.getChildren().flatMap(group => group.getFiles());
-        const parts = [...new Set(exposed), file].map(name => compilation.getAsset(name).source);
+        const exposed = new Set(entry.getChildren().flatMap(group => group.getFiles()));
+        const parts = [...exposed, file].map(name => compilation.getAsset(name).source);
         compilation.updateAsset(file, new sources.ConcatSource(...parts.flatMap(part => [part, ';\n'])));
         for (const name of exposed) {
           compilation.deleteAsset(name);

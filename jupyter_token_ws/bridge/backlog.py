@@ -26,7 +26,7 @@ from struct import Struct
 from typing import Protocol
 
 from .metrics import MESSAGES_CUT
-from .wire import OVERHEAD, Message
+from .wire import OVERHEAD, Message, message_id
 
 DROPPABLE = frozenset({"stream", "display_data", "update_display_data", "clear_output"})
 """Message types that may be cut: output, and what only clears output."""
@@ -90,16 +90,27 @@ class Quota:
 
 
 class _Cut:
-    """What was cut at one place: count and bytes, by the parent header."""
+    """What was cut at one place: parent header, count and bytes, by the request."""
 
     __slots__ = ("parents",)
 
     def __init__(self) -> None:
-        self.parents: dict[bytes, tuple[int, int]] = {}
+        self.parents: dict[bytes, tuple[bytes, int, int]] = {}
 
     @property
     def size(self) -> int:
         return NOTICE_SIZE * len(self.parents)
+
+    @staticmethod
+    def key(parent: bytes) -> bytes:
+        """Tells requests apart: one kernel writes the same header in different orders."""
+        return message_id(parent) or parent
+
+    def count(self, parent: bytes, count: int, size: int) -> None:
+        """Add messages of a request."""
+        key = self.key(parent)
+        first, before, bytes_before = self.parents.get(key, (parent, 0, 0))
+        self.parents[key] = first, before + count, bytes_before + size
 
 
 class _Printed:
@@ -291,22 +302,21 @@ class Backlog:
         parent, cut = message.parts[1], message.size - OVERHEAD
         queue = self._tail if self.spooling else self._head
         last = queue[-1] if queue else None
-        if isinstance(last, _Cut) and parent in last.parents:
-            count, size = last.parents[parent]
-            last.parents[parent] = count + 1, size + cut
+        if isinstance(last, _Cut) and last.key(parent) in last.parents:
+            last.count(parent, 1, cut)
         elif not self._has_room(NOTICE_SIZE, 8):
             self.overflow()
             self._lose(message)
             return
         elif isinstance(last, _Cut) and len(last.parents) < PARENTS_MAX:
-            last.parents[parent] = 1, cut
+            last.count(parent, 1, cut)
             if queue is self._tail:
                 self._grow_tail(NOTICE_SIZE)
             else:
                 self._head_size += NOTICE_SIZE
         else:
             made = _Cut()
-            made.parents[parent] = 1, cut
+            made.count(parent, 1, cut)
             self._append(made)
         self._count_cut(1)
 
@@ -327,7 +337,7 @@ class Backlog:
         parent, count, size = self._lost
         self.overflowed = False
         made = _Cut()
-        made.parents[parent] = count, size
+        made.count(parent, count, size)
         self._append(made)
         self._count_cut(count)
 
@@ -428,7 +438,7 @@ class Backlog:
             return [entry]
         if isinstance(entry, _Printed):
             return [entry.message()]
-        return [self._notice(parent, *counted) for parent, counted in entry.parents.items()]
+        return [self._notice(*counted) for counted in entry.parents.values()]
 
 
 def _count(entry: _Entry) -> int:
@@ -437,7 +447,7 @@ def _count(entry: _Entry) -> int:
         return 1
     if isinstance(entry, _Printed):
         return len(entry.texts)
-    return sum(count for count, _ in entry.parents.values())
+    return sum(count for _, count, _ in entry.parents.values())
 
 
 def _printed(message: Message) -> tuple[bytes, bytes] | None:

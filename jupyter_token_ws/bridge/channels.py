@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import zmq
@@ -28,7 +29,7 @@ BURST_BYTES = 32 * 1024 * 1024
 messages, and by itself takes a thousand. Then the kernel does as well, and throws away what comes after:
 at 30,000 messages a second a twentieth of a second is enough for that."""
 
-BURST_FIRST = 1024
+BURST_FIRST = 32 * 1024
 """Messages that ZMQ may take before it is known how large they are. A power of two, as the other two."""
 
 BURST_LEAST = 32
@@ -89,12 +90,12 @@ class Burst:
     each other for ever.
 
     Args:
-        socket: that receives, and has received nothing yet.
+        socket: that receives. Its mark is that of its making, see ``bursts``, and a power of two from now on.
     """
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
-        self._allow(BURST_FIRST)
+        self._allow(1 << (socket.rcvhwm.bit_length() - 1))
 
     def _allow(self, mark: int) -> None:
         self._socket.rcvhwm = self._mark = mark
@@ -108,6 +109,22 @@ class Burst:
             self._allow(wanted)
         elif wanted > self._mark <= self._received:
             self._allow(self._mark * 2)
+
+
+@contextmanager
+def bursts(kernel: Any) -> Iterator[None]:
+    """Within it, sockets of a kernel are made with the mark ``BURST_FIRST``, as it cannot be raised to that
+    later."""
+    context = getattr(kernel, "context", None)
+    if not isinstance(context, zmq.Context):
+        yield
+        return
+    before = context.sockopts
+    context.sockopts = {**before, zmq.RCVHWM: BURST_FIRST}
+    try:
+        yield
+    finally:
+        context.sockopts = before
 
 
 class Channel:
@@ -135,7 +152,7 @@ class Channel:
         self._stream = stream
         self._on_messages = on_messages
         self._log = log
-        self._burst = Burst(stream.socket)
+        self._burst = Burst(stream.socket) if name == "iopub" else None
         self._inlet: Inlet[Any] = Inlet(stream.send_multipart, on_low)
         stream.socket.sndhwm = PIPE
         stream.on_recv(self._receive, copy=False)
@@ -159,7 +176,8 @@ class Channel:
             self._hand_on(messages)
 
     def _hand_on(self, messages: list[Message]) -> None:
-        self._burst.received(len(messages), messages[-1].size)
+        if self._burst is not None:
+            self._burst.received(len(messages), messages[-1].size)
         try:
             self._on_messages(messages)
         except Exception:  # noqa: BLE001 - whatever comes of it
@@ -181,6 +199,10 @@ class Channel:
     def waiting(self, sender: Sender) -> int:
         """Bytes of a client that wait here."""
         return self._inlet.waiting(sender)
+
+    def drop(self, sender: Sender) -> None:
+        """Forget what waits of a client that will not come back."""
+        self._inlet.drop(sender)
 
     def send_own(self, raw: list[bytes]) -> None:
         """Send a message of the hub's own, at once."""

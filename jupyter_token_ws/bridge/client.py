@@ -31,6 +31,10 @@ TURN = 1024 * 1024
 class Owner(Protocol):
     """The connection that a client has at the moment."""
 
+    @property
+    def hears_reasons(self) -> bool:
+        """Whether its client understands the codes with which it is closed."""
+
     def on_overflow(self) -> None:
         """The client cannot be served without loss: tell it so, and end."""
 
@@ -68,9 +72,15 @@ class Client:
         self._on_overflow = on_overflow
         self._pumping = False
 
+    @property
+    def _open_outlet(self) -> Outlet | None:
+        """Where messages go. One that is closed, or about to be, takes nothing, and would keep all of it."""
+        outlet = self.outlet
+        return None if outlet is None or outlet.closed else outlet
+
     def deliver(self, batch: Batch) -> None:
         """Messages from the kernel, the same for all clients."""
-        outlet = self.outlet
+        outlet = self._open_outlet
         if self.limit is not None:
             batch = self.limit(batch)
         if outlet is not None and not self.backlog and outlet.unsent_bytes < HIGH:
@@ -93,7 +103,7 @@ class Client:
         """Hand out what waits, as far as the connection takes it; some of it at a time, so that others
         have their turn when it takes all."""
         left = TURN
-        while self.outlet is not None and self.backlog and self.outlet.unsent_bytes < HIGH:
+        while self.backlog and (outlet := self._open_outlet) and outlet.unsent_bytes < HIGH:
             if left <= 0:
                 if not self._pumping:
                     self._pumping = True
@@ -106,7 +116,7 @@ class Client:
                 self._check()
                 return
             left -= sum(message.size for message in taken)
-            self._write(self.outlet, Batch(taken))
+            self._write(outlet, Batch(taken))
 
     def _go_on(self) -> None:
         self._pumping = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from functools import partial
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -21,12 +22,12 @@ from .hub import Hub
 from .outlet import Outlet, outlet_for
 from .rate import RateLimit
 from .server import Bridge, wanted_for
-from .wire import Legacy, Message, WireError, pack_json, wire_of
+from .wire import Legacy, Message, WireError, wire_of
 
 STOCK = ZMQChannelsWebsocketConnection.__name__
 """The section in which people have configured what is ours now."""
 
-_RATES = ("iopub_msg_rate_limit", "iopub_data_rate_limit", "rate_limit_window")
+_RATES = ("iopub_msg_rate_limit", "iopub_data_rate_limit")
 
 ALIVE_INTERVAL = 0.1
 """Seconds between two looks whether a kernel's process is there."""
@@ -50,7 +51,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         allow_none=True,
         config=True,
         help="Whether output beyond the rates is dropped, as jupyter_server does."
-        " Default: only if one of the rates was set; the backlog keeps what comes fast.",
+        " Default: only beyond a rate that was set; the backlog keeps what comes fast.",
     )
     iopub_msg_rate_limit = Float(1000, config=True, help="Messages per second; 0 for any number.")
     iopub_data_rate_limit = Float(
@@ -73,11 +74,17 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         configured = self._find_my_config(self.config)
-        rated = any(name in configured for name in _RATES)
-        self._limited = rated if self.limit_rate is None else bool(self.limit_rate)
+        self._rates = [
+            float(getattr(self, name))
+            if self.limit_rate or (self.limit_rate is None and name in configured)
+            else 0.0
+            for name in _RATES
+        ]
         self._hub: Hub | None = None
         self._client: Client | None = None
         self._outlet: Outlet | None = None
+        self._stream: Any = None
+        self._goodbye = self._answered = False
         self.waiting: asyncio.Future[None] | None = None
         """Done when this client may send more; ``None`` if it may."""
 
@@ -87,7 +94,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         *others, own = super().section_names()
         return [*others, STOCK, own]
 
-    @validate(*_RATES)
+    @validate(*_RATES, "rate_limit_window")
     def _rate(self, proposal: Any) -> float:
         name, value = proposal["trait"].name, proposal["value"]
         least = "positive" if name == "rate_limit_window" else "not negative"
@@ -130,17 +137,12 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
                 raise TimeoutError("Kernel never reached an 'alive' state.")
         hub = self._hub = self._bridge.hub(kernel)
         hub.check_ports()
-        older = hub.named(self.session.session)
-        if older is not None and older.owner is not None:
-            self.log.warning("Replacing stale connection: %s", self.kernel_id)
-            older.owner.on_replaced()
         # What a busy kernel answers it answers later, and it has heard of us long ago.
         if hub.settled or (hub.info and getattr(kernel, "execution_state", None) == "busy"):
             return
         if not await hub.settle(timeout):
             self.log.warning("Timeout waiting for kernel_info reply from %s", self.kernel_id)
-            info = socket_info(self.websocket_handler)
-            if info is not None and info.opted_in:
+            if self.hears_reasons:
                 raise Refused("kernel_unresponsive")
 
     async def connect(self) -> None:
@@ -150,19 +152,47 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         if hub is None or hub.closed:
             self.websocket_handler.close()  # the kernel ended meanwhile
             return
+        self._watch(self.websocket_handler.ws_connection)
         wire = wire_of(self.subprotocol)
         self._outlet = outlet_for(self.websocket_handler, wire)
         self._client = hub.attach(
             self.session.session, self._outlet, verified=wire is Legacy, owner=self
         )
-        if self._limited:
+        if any(self._rates):
             self._client.limit = RateLimit(
-                self.iopub_msg_rate_limit,
-                self.iopub_data_rate_limit,
+                self._rates[0],
+                self._rates[1],
                 self.rate_limit_window,
-                self._rate_notice,
+                partial(self._rate_notice, hub),
                 time.monotonic,
             )
+
+    def _watch(self, connection: Any) -> None:
+        """Learn how the connection ends.
+
+        A close frame without a code leaves no trace in the handler. tornado answers it by ``close`` while
+        the stream is open still; after a loss it is closed.
+        """
+        stream = self._stream = getattr(connection, "stream", None)
+        if stream is None:
+            return  # not tornado's own protocol
+        # Of somebody who may not send, nothing is read, so nobody would notice that he is gone.
+        stream.set_close_callback(self.on_low)
+        close = connection.close
+
+        def closing(code: int | None = None, reason: str | None = None) -> None:
+            if connection.client_terminated and not stream.closed():
+                self._answered = True
+                self._goodbye = not connection.server_terminated
+            close(code, reason)
+
+        connection.close = closing
+
+    @property
+    def hears_reasons(self) -> bool:
+        """Whether the client understands our close codes."""
+        info = socket_info(self.websocket_handler)
+        return info is not None and info.opted_in
 
     def disconnect(self) -> None:  # type: ignore[override]  # upstream's own is not what its base says
         """The socket is closed, or never opened."""
@@ -171,8 +201,8 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._client = self._outlet = None
         self.on_low()
         if hub is not None and client is not None and outlet is not None:
-            # The code is that of the client's close frame.
-            hub.detach(client, outlet, goodbye=self.websocket_handler.close_code is not None)
+            told = self._answered and self.hears_reasons
+            hub.detach(client, outlet, goodbye=self._goodbye, told=told)
 
     close = disconnect
 
@@ -190,7 +220,8 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
             self.log.warning("What a client sent is no kernel message: %s", wrong)
             close_with_reason(self.websocket_handler, "bad_request")
             return
-        if not hub.send(client, message) and self.waiting is None:
+        lost = self._stream is not None and self._stream.closed()  # what came before is read on
+        if not hub.send(client, message) and self.waiting is None and not lost:
             self.waiting = asyncio.get_running_loop().create_future()
 
     def on_low(self) -> None:
@@ -206,9 +237,10 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
 
     def on_replaced(self) -> None:
         """The client connected anew."""
+        self.log.warning("Replacing stale connection: %s", self.kernel_id)
         self.websocket_handler.close()
 
-    def _rate_notice(self, parent: bytes, name: str) -> Message:
+    def _rate_notice(self, hub: Hub, parent: bytes, name: str) -> Message:
         what = "message" if name == "iopub_msg_rate_limit" else "data"
         text = (
             f"IOPub {what} rate exceeded.\n"
@@ -217,15 +249,4 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
             f"over {self.rate_limit_window} seconds).\n"
         )
         self.log.warning("IOPub %s rate exceeded on kernel %s", what, self.kernel_id)
-        header = pack_json(
-            {
-                "msg_id": f"rate-limit-{time.time_ns()}",
-                "msg_type": "stream",
-                "username": "",
-                "session": "",
-                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "version": "5.3",
-            }
-        )
-        content = pack_json({"name": "stderr", "text": text})
-        return Message("iopub", [header, parent, b"{}", content])
+        return hub.printed(text, parent)

@@ -24,7 +24,7 @@ from jupyter_client.adapter import adapt
 from jupyter_client.session import Session
 
 from .backlog import Backlog, Limits, Quota
-from .channels import Channel
+from .channels import Channel, bursts
 from .client import Client, Owner
 from .outlet import Outlet
 from .routing import Routes, names_parent
@@ -111,6 +111,9 @@ class Hub:
         self.closed = False
         self.session = Session(config=kernel.session.config, username="")
         self._own = self.session.session.encode()
+        self._voice = uuid4().hex
+        """The session of what clients are told. That of our questions to the kernel is known to nobody, so
+        that no client can pass its own for ours."""
         self._quota = quota
         self._on_idle = on_idle
         self._routes: Routes[Client] = Routes()
@@ -150,9 +153,9 @@ class Hub:
         self._review_verifier()
         if self._iopub is not None:
             self._iopub.close()
-        self._iopub = Channel(
-            "iopub", self.kernel.connect_iopub(), self.on_iopub, self.on_low, self.log
-        )
+        with bursts(self.kernel):
+            stream = self.kernel.connect_iopub()
+        self._iopub = Channel("iopub", stream, self.on_iopub, self.on_low, self.log)
         self._hold()
         for lane in (self._lane, *self._lanes.values()):
             lane.open()
@@ -239,8 +242,9 @@ class Hub:
         self._release()
 
     def _question(self, name: str) -> None:
-        message = self._message(name, "kernel_info_request", {})
-        self._asked.add(parse_header(message.parts[0])["msg_id"])
+        header = self.session.msg_header("kernel_info_request")
+        self._asked.add(header["msg_id"])
+        message = Message(name, [self.session.pack(header), b"{}", b"{}", b"{}"])
         self._lane.channels[name].send_own(self._raw(message))
 
     def _shells(self) -> list[Channel]:
@@ -379,7 +383,7 @@ class Hub:
     def _tell_state(self, state: str) -> None:
         if self._iopub is not None:
             self._iopub.flush()  # what the kernel said before comes before
-        batch = Batch([self._message("iopub", "status", {"execution_state": state})])
+        batch = Batch([self._told("status", {"execution_state": state})])
         for client in list(self._clients):
             client.deliver(batch)
 
@@ -398,6 +402,9 @@ class Hub:
 
     def send(self, client: Client, message: Message) -> bool:
         """Send a client's message; whether it may send more."""
+        if self.closed:
+            self.log.debug("Received message for kernel %s, which ended", self.kernel_id)
+            return True
         lane = self._lanes.get(client, self._lane)
         channel = lane.channels.get(message.channel)
         if channel is None:
@@ -425,9 +432,13 @@ class Hub:
     def _raw(self, message: Message) -> list[bytes]:
         return [DELIMITER, self.session.sign(message.parts[:4]), *message.parts]
 
-    def _message(self, channel: str, kind: str, content: dict[str, Any]) -> Message:
-        header = self.session.pack(self.session.msg_header(kind))
-        return Message(channel, [header, b"{}", b"{}", pack_json(content)])
+    def printed(self, text: str, parent: bytes) -> Message:
+        """A message of our own to clients: *text* on stderr, of the request with that header."""
+        return self._told("stream", {"name": "stderr", "text": text}, parent)
+
+    def _told(self, kind: str, content: dict[str, Any], parent: bytes = b"{}") -> Message:
+        header = self.session.pack({**self.session.msg_header(kind), "session": self._voice})
+        return Message("iopub", [header, parent, b"{}", pack_json(content)])
 
     def _adapted(self, message: Message, version: int = protocol_version_info[0]) -> Message | None:
         """A message in another major version of the protocol; ``None`` if it lacks what it takes."""
@@ -511,11 +522,14 @@ class Hub:
             if not self._shared and not self.closed:
                 self._open_lane(client)
         elif client.outlet is not None:
+            replaced = client.owner
             client.detach(time.monotonic())
+            if replaced is not None:
+                replaced.on_replaced()
         client.owner = owner
         client.verified = verified
         self._review_verifier()
-        if client.backlog.overflowed and not self.options.limits.close:
+        if client.backlog.overflowed and not (self.options.limits.close and owner.hears_reasons):
             client.backlog.resume()
         client.attach(outlet)
         self._review_away()
@@ -523,16 +537,22 @@ class Hub:
             owner.on_overflow()
         return client
 
-    def detach(self, client: Client, outlet: Outlet, *, goodbye: bool) -> None:
-        """A connection ended, by a close frame of the client or not; maybe it has another by now."""
+    def detach(self, client: Client, outlet: Outlet, *, goodbye: bool, told: bool = False) -> None:
+        """A connection ended; maybe the client has another by now.
+
+        Args:
+            client: whose it was.
+            outlet: of the connection.
+            goodbye: whether the client closed it, with a close frame.
+            told: whether the client answered our close frame and understands its code.
+        """
         if client.outlet is not outlet:
             return
         client.detach(time.monotonic())
         client.said_goodbye = goodbye
         keeps = getattr(self.manager, "buffer_offline_messages", True)
-        # Who answered the close that told it of an overflow has heard it.
-        told = client.backlog.overflowed and goodbye
-        if client.key is None or not keeps or self.closed or told:
+        heard = client.backlog.overflowed and told
+        if client.key is None or not keeps or self.closed or heard:
             self.forget(client)
         else:
             self._review_away()
@@ -545,6 +565,8 @@ class Hub:
         self._routes.forget(client)
         self._review_verifier()
         client.backlog.clear()
+        for channel in self._lane.channels.values():
+            channel.drop(client)
         lane = self._lanes.pop(client, None)
         if lane is not None:
             lane.close()
@@ -610,13 +632,17 @@ class Hub:
         self.log.warning("Kernel %s: output is held in memory only: %s", self.kernel_id, error)
 
     def _notice(self, parent: bytes, count: int, size: int) -> Message:
-        text = (
-            f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
-            " they came faster than they were read.]\n"
+        self.log.warning(
+            "Kernel %s: %d messages of output, %.1f MB, were cut for a client that did not read them",
+            self.kernel_id,
+            count,
+            size / 1e6,
         )
-        header = self.session.pack(self.session.msg_header("stream"))
-        content = pack_json({"name": "stderr", "text": text})
-        return Message("iopub", [header, parent, b"{}", content])
+        return self.printed(
+            f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
+            " they came faster than they were read.]\n",
+            parent,
+        )
 
     # -- the activity watcher ----------------------------------------------------------------------
 

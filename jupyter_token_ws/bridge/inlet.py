@@ -100,6 +100,12 @@ class Inlet(Generic[Sender]):
         self._held = other._held
         self._feed()
 
+    def drop(self, sender: Sender) -> None:
+        """Forget what waits of a client that will not come back."""
+        self._queues.pop(sender, None)
+        self._sizes.pop(sender, None)
+        self._stopped.discard(sender)
+
     def clear(self) -> None:
         """Forget what waits; who was told to stop may go on."""
         self._queues.clear()

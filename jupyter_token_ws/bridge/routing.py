@@ -2,7 +2,8 @@
 
 All clients of a kernel share one set of sockets, and so one ZMQ identity: to the kernel they are one.
 What it sends to that one is told apart by ``parent_header``, the header of the request that it is
-about: by the ``msg_id`` first, and where that is not known by the ``session``.
+about: by its ``session`` and ``msg_id`` first, and where those are not known by the ``session``. Both
+are chosen by the client, and everybody hears them on iopub: whoever used one first keeps it.
 
 What kernels really do (ipykernel 7.4 with two clients behind one identity, both in ``input()``):
 
@@ -11,7 +12,7 @@ What kernels really do (ipykernel 7.4 with two clients behind one identity, both
 - An interrupt, by signal or by ``interrupt_request``, ends the cell that waits at the moment,
   whoever sent either; its error and its reply name that cell's request.
 - ``input_reply`` is *not* matched: whichever cell waits takes the first one that arrives, whoever sent
-  it, and with both waiting (subshells) it is the one that asked first. That is the kernel's doing
+  it, and with both waiting (subshells) it may be either. That is the kernel's doing
   with sockets per client as well. What arrived before a question is thrown away by the kernel.
 
 A kernel that names no parent cannot be shared; the hub finds out by its first reply, and then opens
@@ -37,8 +38,8 @@ class Routes(Generic[Client]):
 
     def __init__(self) -> None:
         self._clients: dict[Client, set[str]] = {}
-        self._sessions: dict[str, Client] = {}
-        self._requests: OrderedDict[str, tuple[Client, str]] = OrderedDict()
+        self._sessions: dict[str, dict[Client, None]] = {}  # who used each, the first one first
+        self._requests: OrderedDict[tuple[str, str], tuple[Client, str]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -50,20 +51,27 @@ class Routes(Generic[Client]):
     def forget(self, client: Client) -> None:
         """A client will not come back."""
         for session in self._clients.pop(client, ()):
-            if self._sessions.get(session) is client:
+            users = self._sessions[session]
+            del users[client]
+            if not users:
                 del self._sessions[session]
 
     def sent(self, client: Client, message: Message) -> None:
         """A known client sent a message."""
         header = parse_header(message.parts[0])
         msg_id, session, kind = (header.get(name) for name in ("msg_id", "session", "msg_type"))
-        if isinstance(session, str):
-            self._sessions[session] = client
+        session = session if isinstance(session, str) else ""
+        if session:
+            self._sessions.setdefault(session, {})[client] = None
             self._clients[client].add(session)
         # Comm messages and input replies are not replied to, and would stay for ever.
         if isinstance(msg_id, str) and isinstance(kind, str) and kind.endswith("_request"):
-            self._requests[msg_id] = client, kind
-            self._requests.move_to_end(msg_id)
+            key = session, msg_id
+            known = self._requests.get(key)
+            if known is not None and known[0] is not client and known[0] in self._clients:
+                return
+            self._requests[key] = client, kind
+            self._requests.move_to_end(key)
             if len(self._requests) > REQUESTS_MAX:
                 self._requests.popitem(last=False)
 
@@ -73,21 +81,30 @@ class Routes(Generic[Client]):
         if not parent:
             return self._guess(message)
         msg_id, session = parent.get("msg_id"), parent.get("session")
+        session = session if isinstance(session, str) else ""
         found: Client | None = None
-        if isinstance(msg_id, str) and msg_id in self._requests:
-            found, kind = self._requests[msg_id]
+        key = self._key(session, msg_id) if isinstance(msg_id, str) else None
+        if key is not None:
+            found, kind = self._requests[key]
             if message.type == _reply_to(kind):
-                del self._requests[msg_id]
-        if found not in self._clients:
-            found = self._sessions.get(session) if isinstance(session, str) else None
-        return found
+                del self._requests[key]
+        return (
+            found if found in self._clients else next(iter(self._sessions.get(session, ())), None)
+        )
+
+    def _key(self, session: str, msg_id: str) -> tuple[str, str] | None:
+        """Of the request that a parent header is about. A kernel may not repeat the session."""
+        if (session, msg_id) in self._requests:
+            return session, msg_id
+        same = [key for key in self._requests if key[1] == msg_id]
+        return same[0] if len(same) == 1 else None
 
     def _guess(self, message: Message) -> Client | None:
         """Whose a message without parent is: of who waits longest for such a reply, or of the only one."""
         kind = message.type
-        for msg_id, (client, asked) in self._requests.items():
+        for key, (client, asked) in self._requests.items():
             if kind == _reply_to(asked) and client in self._clients:
-                del self._requests[msg_id]
+                del self._requests[key]
                 return client
         if len(self._clients) == 1:
             return next(iter(self._clients))

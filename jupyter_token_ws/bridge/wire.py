@@ -115,6 +115,11 @@ def message_type(header: bytes) -> str:
     return value if isinstance(value, str) else ""
 
 
+def message_id(header: bytes) -> bytes:
+    """The ``msg_id`` of a header, as it stands there; empty where that is not sure."""
+    return scan(header, _ID) or b""
+
+
 def parse_header(header: bytes) -> dict[str, Any]:
     """A header as a dictionary; empty for what is none."""
     try:

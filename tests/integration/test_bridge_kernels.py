@@ -168,10 +168,11 @@ async def test_restart_with_other_ports_while_connected(start: Start, v1):
     ports = [_shell_port(server)]
 
     def moved() -> bool:
-        if _shell_port(server) != ports[-1]:
-            ports.append(_shell_port(server))
-            return True
-        return False
+        port = _shell_port(server)
+        if port in {0, ports[-1]}:
+            return False
+        ports.append(port)
+        return True
 
     async with kernel.client("a", v1=v1) as ann, kernel.client("b") as bob:
         await ann.run("x = 1")
@@ -192,11 +193,11 @@ async def test_restart_with_other_ports_while_connected(start: Start, v1):
 
 
 def _shell_port(server: Server) -> int:
-    """Of the only kernel, by its connection file."""
-    (path,) = (server.log_path.parent / "runtime").glob("kernel-*.json")
+    """Of the only kernel, by its connection file; 0 while it has none."""
     try:
+        (path,) = (server.log_path.parent / "runtime").glob("kernel-*.json")
         port: int = json.loads(path.read_text())["shell_port"]
-    except ValueError:  # it is being written
+    except (ValueError, FileNotFoundError):  # it is being written, or replaced
         return 0
     return port
 
@@ -205,7 +206,7 @@ def _shell_port(server: Server) -> int:
 
 
 async def test_subshells_of_two_clients_beside_a_busy_main_shell(kernel):
-    """Each has one; both are asked a question at once, and each is asked its own."""
+    """Each has one, and is asked the question of its own."""
     async with kernel.client("a") as ann, kernel.client("b", v1=False) as bob:
         busy = await ann.execute("import time\nwhile not globals().get('go'): time.sleep(.01)")
         await ann.until("status", busy, execution_state="busy")
@@ -217,18 +218,15 @@ async def test_subshells_of_two_clients_beside_a_busy_main_shell(kernel):
         asked = await bob.send("control", "list_subshell_request")
         listed = await bob.until("list_subshell_reply", asked)
         assert sorted(listed["content"]["subshell_id"]) == sorted(subshells.values())
-        requests = []
+        # One after the other: two questions at once are more than ipykernel can do, whose subshells read
+        # their answers from one socket.
         for client, name in ((ann, "ann"), (bob, "bob")):
             code = f"print('{name} got', input('{name}? '))"
             asked = await client.execute(code, stdin=True, subshell_id=subshells[client.session])
             question = await client.until("input_request", asked)
             assert question["content"]["prompt"] == f"{name}? "
-            requests.append(asked)
-        # The kernel gives the first answer to whom it asked first, whoever sends it.
-        await ann.send("stdin", "input_reply", {"value": "1"})
-        assert "ann got 1" in printed(await ann.idle(requests[0]))
-        await bob.send("stdin", "input_reply", {"value": "2"})
-        assert "bob got 2" in printed(await bob.idle(requests[1]))
+            await client.send("stdin", "input_reply", {"value": "1"})
+            assert printed(await client.idle(asked)) == f"{name} got 1\n"
         assert not [each for each in ann.heard if each["parent_header"].get("msg_id") == busy][2:]
         done = await bob.execute("go = True", subshell_id=subshells[bob.session])
         await bob.idle(done)

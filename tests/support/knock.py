@@ -118,7 +118,7 @@ class Knock:
         await asyncio.wait_for(read_all(), TIMEOUT)
         return self
 
-    async def wait_message(self) -> str | bytes:
+    async def wait_message(self, timeout: float = TIMEOUT) -> str | bytes:
         """The next text or binary message; pings are answered. Fails if the connection ends first."""
 
         async def read_one() -> str | bytes:
@@ -133,7 +133,7 @@ class Knock:
                     break
             raise AssertionError("closed before a message came")
 
-        return await asyncio.wait_for(read_one(), TIMEOUT)
+        return await asyncio.wait_for(read_one(), timeout)
 
     async def at_end(self) -> bool:
         """Whether the server ends the TCP connection (within ``TIMEOUT``)."""

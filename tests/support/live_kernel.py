@@ -21,9 +21,12 @@ from jupyter_token_ws.bridge.hub import Hub
 from jupyter_token_ws.bridge.server import SETTING, Bridge
 from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
 from tests.support.door import Door
-from tests.support.knock import TIMEOUT, Knock
+from tests.support.knock import Knock
 
 PARTS = ("header", "parent_header", "metadata", "content")
+
+PATIENCE = 40.0
+"""Seconds after which a kernel will not answer any more. One that starts beside much else takes long."""
 
 
 def install(data: Path, name: str, argv: list[str], **more: Any) -> None:
@@ -107,7 +110,7 @@ class Client:
 
     async def hear(self) -> dict[str, Any]:
         """The next message."""
-        frame = await self.knock.wait_message()
+        frame = await self.knock.wait_message(PATIENCE)
         message = self.read(frame)
         self.heard.append(message)
         return message
@@ -140,7 +143,7 @@ class Client:
                 ):
                     return message
 
-        return await asyncio.wait_for(listen(), 4 * TIMEOUT)
+        return await asyncio.wait_for(listen(), PATIENCE)
 
     async def idle(self, message_id: str, reply: str = "execute_reply") -> list[dict[str, Any]]:
         """Hear until the kernel is done with a request: its reply is in and it is idle. Returns all that
@@ -155,7 +158,7 @@ class Client:
                 replied = replied or is_reply(message, message_id, reply)
                 idle = idle or is_idle(message, message_id)
 
-        await asyncio.wait_for(listen(), 4 * TIMEOUT)
+        await asyncio.wait_for(listen(), PATIENCE)
         return [m for m in self.heard if m["parent_header"].get("msg_id") == message_id]
 
     async def run(self, code: str) -> str:

@@ -354,6 +354,19 @@ def test_notices_tell_parents_apart():
     assert told == [11, 11, 10]
 
 
+def test_one_notice_for_one_request_however_its_header_is_written():
+    backlog = new(Limits(memory=2**16, disk=0))
+    backlog.push(make("comm_msg", 0, size=2**16 - 2**13))
+    header = {"msg_id": "1", "session": "s"}
+    for number, items in enumerate([header.items(), reversed(header.items())]):
+        message = make("display_data", number, size=2**13)
+        backlog.push(
+            Message("iopub", [message.parts[0], pack_json(dict(items)), *message.parts[2:]])
+        )
+    (told,) = [m for m in everything(backlog) if m.type == "notice"]
+    assert json.loads(told.parts[3])["count"] == 2
+
+
 def test_notices_are_counted_where_things_are_spooled():
     quota = Quota(40_000)
     backlog = new(Limits(memory=16_000, disk=40_000), quota)

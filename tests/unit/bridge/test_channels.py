@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from jupyter_token_ws.bridge.channels import (
     DRAIN_MESSAGES,
     Burst,
     Channel,
+    bursts,
 )
 from jupyter_token_ws.bridge.wire import OVERHEAD, V1, Message
 from tests.support.waiting import auntil
@@ -170,8 +172,10 @@ async def test_an_error_in_what_hears_does_not_make_it_deaf(pair, caplog):
 @pytest.fixture
 def published() -> Iterator[tuple[Any, Any]]:
     """A subscription that stands, and who publishes to it and waits for nobody."""
-    context = zmq.Context()
-    ours, theirs = context.socket(zmq.SUB), context.socket(zmq.XPUB)
+    kernel = SimpleNamespace(context=zmq.Context())
+    with bursts(kernel):
+        ours = kernel.context.socket(zmq.SUB)
+    theirs = kernel.context.socket(zmq.XPUB)
     theirs.sndhwm = 0
     port = theirs.bind_to_random_port("tcp://127.0.0.1")
     ours.subscribe(b"")
@@ -180,7 +184,7 @@ def published() -> Iterator[tuple[Any, Any]]:
     yield ours, theirs
     for each in (ours, theirs):
         each.close(0)
-    context.term()
+    kernel.context.term()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -188,7 +192,7 @@ def test_whoever_waits_for_room_is_told_of_it_whatever_sizes_come(published, see
     ours, theirs = published
     burst = Burst(ours)
     chance = random.Random(seed)
-    count, size = 20_000, 1
+    count, size = 50_000, 2**22
     for _ in range(count):
         theirs.send(b"message")
     left = count
@@ -220,3 +224,24 @@ def test_the_larger_messages_are_the_fewer_may_come_at_once(published):
     for _ in range(100):
         burst.received(BURST_BYTES, 1000)
     assert ours.rcvhwm == BURST_BYTES // 1024
+
+
+@pytest.mark.parametrize("own", [None, 77])
+def test_only_sockets_of_the_bridge_begin_with_its_mark(own):
+    kernel = SimpleNamespace(context=zmq.Context())
+    if own is not None:
+        kernel.context.rcvhwm = own
+    with bursts(kernel), kernel.context.socket(zmq.SUB) as ours:
+        assert ours.rcvhwm == BURST_FIRST
+    with kernel.context.socket(zmq.SUB) as another:
+        assert another.rcvhwm == (own or 1000)
+        Burst(another)  # raises nothing
+        assert another.rcvhwm == (64 if own else 512)
+    kernel.context.term()
+
+
+def test_a_kernel_that_connects_in_another_way_may():
+    context = SimpleNamespace(sockopts={})
+    for kernel in (SimpleNamespace(), SimpleNamespace(context=context)):
+        with bursts(kernel):
+            assert context.sockopts == {}

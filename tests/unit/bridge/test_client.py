@@ -259,3 +259,22 @@ async def test_what_waits_follows_the_next_message_too():
         await line.carry(1)
         client.pump()
     assert numbers(line.arrived) == list(range(9))
+
+
+async def test_a_connection_that_closes_is_given_nothing_more():
+    """Its client may read on for seconds and never answer: all that would be kept for nobody."""
+    client = Client("s", Backlog(Limits(), notice, FileSpool), lambda _: None)
+    line = Line()
+    client.attach(line)
+    client.deliver(Batch([made(0, "display_data", "small")]))
+    line.closed = True
+    for number in range(1, 20):
+        client.deliver(Batch([made(number, "display_data", "large")]))
+        client.pump()
+    assert len(line.queue) == 1
+    client.detach(0)
+    newer = Open()
+    client.attach(newer)
+    while client.backlog:
+        await asyncio.sleep(0)
+    assert numbers(newer.arrived) == list(range(20))

@@ -27,20 +27,20 @@ def configured(**sections: dict[str, Any]) -> KernelBridgeConnection:
 
 
 @pytest.mark.parametrize(
-    ("sections", "limited"),
+    ("sections", "rates"),
     [
-        ({}, False),
-        ({STOCK: {"iopub_msg_rate_limit": 20}}, True),
-        ({STOCK: {"iopub_data_rate_limit": 1e6}}, True),
-        ({OWN: {"rate_limit_window": 1}}, True),
-        ({STOCK: {"limit_rate": True}}, True),
-        ({STOCK: {"limit_rate": False, "iopub_msg_rate_limit": 20}}, False),
-        ({STOCK: {"limit_rate": True}, OWN: {"limit_rate": False}}, False),
-        ({STOCK: {"kernel_ws_protocol": ""}}, False),
+        ({}, [0, 0]),
+        ({STOCK: {"iopub_msg_rate_limit": 20}}, [20, 0]),
+        ({STOCK: {"iopub_data_rate_limit": 1e10}}, [0, 1e10]),
+        ({OWN: {"rate_limit_window": 1}}, [0, 0]),
+        ({STOCK: {"limit_rate": True}}, [1000, 1_000_000]),
+        ({STOCK: {"limit_rate": False, "iopub_msg_rate_limit": 20}}, [0, 0]),
+        ({STOCK: {"limit_rate": True}, OWN: {"limit_rate": False}}, [0, 0]),
+        ({STOCK: {"kernel_ws_protocol": ""}}, [0, 0]),
     ],
 )
-def test_rates_are_limited_only_if_somebody_says_so(sections, limited):
-    assert configured(**sections)._limited is limited
+def test_a_rate_is_limited_only_if_somebody_says_so(sections, rates):
+    assert configured(**sections)._rates == rates
 
 
 def test_our_section_counts_more_than_upstream_s():
@@ -58,7 +58,7 @@ def test_what_stands_on_the_command_line_counts():
     """There it is text, whose type is not known yet."""
     connection = configured(**{STOCK: {"iopub_msg_rate_limit": DeferredConfigString("20")}})
     assert connection.iopub_msg_rate_limit == 20
-    assert connection._limited
+    assert connection._rates == [20, 0]
 
 
 @pytest.mark.parametrize("section", [STOCK, OWN])

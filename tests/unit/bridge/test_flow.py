@@ -261,12 +261,18 @@ def held(kernel: Live) -> int:
     return max(channel.waiting(client) for channel in channels for client in hub.clients)
 
 
+async def hold_back(kernel: Live, ann: Client, asked: Client) -> asyncio.Task[None]:
+    """Let the kernel wait for the answer of *asked*, and Ann send so much that she is told to wait."""
+    await asked.execute("ask", stdin=True)
+    await asked.until("input_request")
+    pouring = asyncio.create_task(pour(ann))
+    await auntil(lambda: waiting(kernel, 1), "ann to be told to wait")
+    return pouring
+
+
 async def test_who_sends_too_much_is_held_back_and_nobody_else(plain):
     async with plain.client("ann") as ann, plain.client("bob") as bob:
-        await bob.execute("ask", stdin=True)
-        await bob.until("input_request")
-        pouring = asyncio.create_task(pour(ann))
-        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        pouring = await hold_back(plain, ann, asked=bob)
         assert held(plain) <= inlet_module.HIGH + 2 * SIZE
         assert not pouring.done()
         await bob.send("control", "kernel_info_request")
@@ -288,10 +294,7 @@ async def test_who_was_asked_can_answer_behind_much_else(plain):
 
 async def test_who_was_asked_and_sends_far_too_much_is_held_back_too(plain):
     async with plain.client("ann") as ann, plain.client("bob") as bob:
-        await ann.execute("ask", stdin=True)
-        await ann.until("input_request")
-        pouring = asyncio.create_task(pour(ann))
-        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        pouring = await hold_back(plain, ann, asked=ann)
         # By now ZMQ may have taken some of it, on its way to the kernel.
         assert inlet_module.HIGH < held(plain) <= hub_module.ASKED_HIGH + 2 * SIZE
         assert not pouring.done()
@@ -304,12 +307,22 @@ async def test_who_was_asked_and_sends_far_too_much_is_held_back_too(plain):
 
 async def test_who_waits_and_leaves_leaves_nothing(plain):
     async with plain.client("ann") as ann, plain.client("bob") as bob:
-        await bob.execute("ask", stdin=True)
-        await bob.until("input_request")
-        pouring = asyncio.create_task(pour(ann))
-        await auntil(lambda: waiting(plain, 1), "ann to be told to wait")
+        pouring = await hold_back(plain, ann, asked=bob)
         pouring.cancel()
         ann.knock.vanish()
         await bob.send("stdin", "input_reply", {"value": "answer"})
         assert (await bob.until("execute_reply"))["content"]["echo"] == "answer"
         await auntil(lambda: plain.connections == 1, "ann to be gone")
+
+
+@pytest.mark.parametrize("token_ws_config", [{"keepalive_interval": 0.5}])
+async def test_who_is_held_back_and_vanishes_is_noticed_though_nothing_is_read(plain):
+    async with plain.client("ann") as ann, plain.client("bob") as bob:
+        pouring = await hold_back(plain, ann, asked=bob)
+        pouring.cancel()
+        ann.knock.vanish()
+        await auntil(
+            lambda: plain.connections == 1, "ann to be gone, while the kernel takes nothing"
+        )
+        await bob.send("stdin", "input_reply", {"value": "answer"})
+        assert (await bob.until("execute_reply"))["content"]["echo"] == "answer"

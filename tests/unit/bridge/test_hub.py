@@ -23,6 +23,7 @@ from tests.support.waiting import auntil
 
 class Socket:
     get = None
+    rcvhwm = 1000
 
     def recv(self, *_: Any) -> bytes:
         raise zmq.Again
@@ -116,8 +117,9 @@ class Outlet:
 
 
 class Owner:
-    def __init__(self) -> None:
+    def __init__(self, hears_reasons: bool = True) -> None:
         self.heard: list[str] = []
+        self.hears_reasons = hears_reasons
 
     def on_overflow(self) -> None:
         self.heard.append("overflow")
@@ -456,6 +458,8 @@ async def test_a_directory_that_is_gone_is_said_and_output_is_cut(hub, caplog):
     assert "/nowhere/at/all" in caplog.text
     assert client.backlog.cut_count > 80
     assert not client.backlog.overflowed
+    attach(hub)
+    assert "were cut for a client that did not read them" in caplog.text
 
 
 @pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=100_000, disk=0, close=True))])
@@ -470,5 +474,58 @@ async def test_who_comes_back_over_an_older_connection_that_overflowed_is_told_t
     assert again is client
     assert cast("Owner", client.owner).heard == ["overflow"]
     hub.detach(client, outlet, goodbye=False)
-    hub.detach(client, newer, goodbye=True)
+    hub.detach(client, newer, goodbye=False, told=True)
     assert not hub.clients
+
+
+@pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=100_000, disk=0, close=True))])
+async def test_who_cannot_be_told_by_the_close_is_told_by_a_notice(hub):
+    """Stock frontends are closed without a code, and would be closed again and again."""
+    outlet = Outlet()
+    client = hub.attach("s", outlet, verified=False, owner=Owner(hears_reasons=False))
+    outlet.unsent_bytes = 10**9
+    for _ in range(100):
+        hub.on_iopub([message("display_data", content={"x": "x" * 10_000})])
+    assert client.owner.heard == ["overflow"]
+    hub.detach(client, outlet, goodbye=False)
+    newer, owner = Outlet(), Owner(hears_reasons=False)
+    assert hub.attach("s", newer, verified=False, owner=owner) is client
+    assert owner.heard == []
+    assert [each.type for each in newer.arrived] == ["stream"]
+
+
+async def test_two_of_one_session_at_once_the_first_is_told(hub):
+    first, second = Owner(), Owner()
+    hub.attach("s", Outlet(), verified=False, owner=first)
+    hub.attach("s", Outlet(), verified=False, owner=second)
+    assert (first.heard, second.heard) == (["replaced"], [])
+
+
+async def test_what_waits_of_who_is_forgotten_does_not_reach_the_kernel(hub, kernel):
+    client, _ = attach(hub, None)  # nothing is handed on before the kernel answers
+    assert hub.send(client, message("execute_request", "shell"))
+    leave(hub, client)
+    before = len(kernel.streams["shell"][-1].sent)
+    await settle(hub, kernel)
+    kinds = [json.loads(raw[2])["msg_type"] for raw in kernel.streams["shell"][-1].sent[before:]]
+    assert "execute_request" not in kinds
+
+
+async def test_nobody_can_pass_its_own_request_for_one_of_the_hub_s(hub, kernel):
+    await settle(hub, kernel)
+    _, outlet = attach(hub)
+    hub.on_restart_failed()
+    (told,) = outlet.arrived
+    known = json.loads(told.parts[0])["session"]
+    request = {"msg_id": "1", "session": known}
+    hub.on_iopub([message("status", parent=request)])
+    assert len(outlet.arrived) == 2
+    assert known != hub.session.session
+
+
+async def test_what_comes_for_a_kernel_that_ended_is_nobody_s(hub, caplog):
+    client, _ = attach(hub)
+    hub.close()
+    caplog.clear()
+    assert hub.send(client, message("execute_request", "shell"))
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]

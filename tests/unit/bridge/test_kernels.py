@@ -258,6 +258,46 @@ async def test_who_said_goodbye_is_waited_for_until_somebody_else_is_there(kerne
         await auntil(lambda: len(kernel.hub.clients) == 1, "the first to be forgotten")
 
 
+async def test_a_close_frame_without_a_code_is_a_goodbye_too(kernel):
+    """Such is that of `close()` in a browser, and of one that answers a close without a code."""
+    async with kernel.client("a"):
+        client = await kernel.open("b")
+        assert len(kernel.hub.clients) == 2
+        await client.knock.send(b"", opcode=8)
+        await auntil(lambda: len(kernel.hub.clients) == 1, "the second to be forgotten")
+        await client.knock.close()
+
+
+@pytest.mark.parametrize(
+    "token_ws_config",
+    [{"backlog_memory": 2**20, "backlog_disk": 0, "backlog_overflow": "close"}],
+)
+async def test_who_hears_no_code_is_told_of_what_is_missing_when_it_is_back(kernel):
+    """As a stock frontend, which answers the close and comes back at once."""
+    async with kernel.client("a", opted_in=False) as client:
+        await client.execute("for n in range(300): print('x' * 100_000, flush=True)")
+        (lagging,) = kernel.hub.clients
+        await auntil(lambda: lagging.backlog.overflowed, "the backlog to be full")
+        await client.knock.wait_closed()
+        assert client.knock.code is None
+    await auntil(lambda: kernel.connections == 0)
+    await auntil(lambda: kernel.kernel.execution_state == "idle")
+    async with kernel.client("a", opted_in=False) as client:
+        assert "messages of output" in printed([await client.until("stream")])
+
+
+async def test_who_was_sent_away_did_not_say_goodbye(kernel):
+    async with kernel.client("a"):
+        client = await kernel.open("b")
+        for entry in list(kernel.door.guard.registry):
+            if "session_id=b" in entry.handler.request.uri:
+                entry.handler.close(4401, "token_expired")
+        await client.knock.wait_closed()
+        await auntil(lambda: kernel.connections == 1)
+        assert len(kernel.hub.clients) == 2, "it may come back with another token"
+        await client.knock.close()
+
+
 @pytest.mark.parametrize(
     "more_config", [{"MappingKernelManager": {"buffer_offline_messages": False}}]
 )

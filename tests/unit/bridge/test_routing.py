@@ -57,6 +57,33 @@ def test_same_session_told_apart_by_request(routes):
     assert routes.find(reply("execute_reply", "b", "same")) == "bob"
 
 
+def test_numbers_that_two_clients_count_with_are_told_apart(routes):
+    for name in ("ann", "bob"):
+        routes.sent(name, message("execute_request", "1", f"session of {name}"))
+    assert routes.find(reply("input_request", "1", "session of ann")) == "ann"
+    assert routes.find(reply("execute_reply", "1", "session of bob")) == "bob"
+    assert routes.find(reply("execute_reply", "1", "session of ann")) == "ann"
+
+
+def test_of_two_that_the_kernel_does_not_tell_apart_nobody_is_chosen(routes):
+    for name in ("ann", "bob"):
+        routes.sent(name, message("execute_request", "1", name))
+    assert routes.find(reply("execute_reply", "1")) is None
+
+
+def test_nobody_takes_another_s_replies_by_its_names(routes):
+    """Everybody hears them on iopub."""
+    routes.sent("bob", message("execute_request", "ann-1", "ann"))
+    routes.sent("bob", message("comm_msg", "c", "ann"))
+    assert routes.find(reply("comm_info_reply", "unknown", "ann")) == "ann"
+    assert routes.find(reply("execute_reply", "ann-1", "ann")) == "ann"
+    # Of who is gone nobody waits for it.
+    routes.sent("ann", message("execute_request", "ann-2", "ann"))
+    routes.forget("ann")
+    routes.sent("bob", message("execute_request", "ann-2", "ann"))
+    assert routes.find(reply("execute_reply", "ann-2", "ann")) == "bob"
+
+
 def test_what_has_no_reply_is_not_remembered(routes):
     for kind in ("comm_msg", "input_reply", None):
         routes.sent("ann", message(kind, "c", "x"))
@@ -74,7 +101,9 @@ def test_who_is_gone_gets_nothing(routes):
 def test_session_of_who_is_gone_may_be_another_s_by_now(routes):
     routes.sent("bob", message("comm_msg", "c", "ann"))
     routes.forget("ann")
-    assert routes.find(reply("execute_reply", "ann-1", "ann")) == "bob"
+    assert routes.find(reply("comm_info_reply", "unknown", "ann")) == "bob"
+    routes.forget("bob")
+    assert not routes._sessions
 
 
 def test_nonsense_is_taken(routes):
