@@ -26,6 +26,7 @@ from .identity import (
     asks_handler,
     auth_enabled,
     is_stock,
+    knows_but_refuses,
     says_nobody,
     without_token,
 )
@@ -132,7 +133,7 @@ class _Watched(StandIn):
             if says_nobody(error):
                 await _note(handler, shown)
             raise
-        if user is None:
+        if user is None and not knows_but_refuses(user, handler):
             if remembers and not known:
                 throttle.remember(request, *shown)
             await _note(handler, shown)

@@ -33,6 +33,7 @@ from .identity import (
     Judge,
     JudgedProvider,
     auth_enabled,
+    knows_but_refuses,
     names_users,
     undo_cookies,
 )
@@ -252,13 +253,15 @@ class _Guarded(WebSocketHandler):
                 named = True
                 self.current_user = user  # asked again it might prefer a cookie
         if user is None and provider is not None:
-            user = (await self._token_ws_judge.alone(provider, self, token)).user
-            named = names_users(provider)
+            answer = await self._token_ws_judge.alone(provider, self, token)
+            user, named = answer.user, names_users(provider)
+            handshake.forbidden = knows_but_refuses(user, answer.handler)
         self._stop_if_late()
         handshake.judged = True
         if user is None:
             handshake.rejected = True
-            await self._token_ws_judge.wrong(self)
+            if not handshake.forbidden:
+                await self._token_ws_judge.wrong(self)
             raise web.HTTPError(403)
         handshake.ours = token
         handshake.token_accepted = True
@@ -379,6 +382,8 @@ class _Guarded(WebSocketHandler):
             return slug_for_status(status)
         if handshake.host_refused:
             return "origin_refused"
+        if handshake.forbidden:
+            return "forbidden"
         if handshake.rejected:
             return "token_rejected"
         ignored = handshake.unasked and handshake.token_presented  # authentication is off

@@ -30,7 +30,8 @@ class Handshake:
 
     ``user`` is what the identity provider returned, ``by_token`` what it says of how. ``ours`` is
     the token that authenticated, ``credential`` a digest of the credential. ``rejected`` means that
-    a subprotocol token was judged and admitted nobody, ``unasked`` that authentication is off.
+    a subprotocol token was judged and admitted nobody, ``forbidden`` that it is known whose the
+    credential is, and that they may not enter, ``unasked`` that authentication is off.
     """
 
     offer: Offer
@@ -44,6 +45,7 @@ class Handshake:
     by_token: bool = False
     token_accepted: bool = False
     rejected: bool = False
+    forbidden: bool = False
     unasked: bool = False
     host_refused: bool = False
     wait: int | None = None

@@ -124,6 +124,15 @@ def says_nobody(error: web.HTTPError) -> bool:
     return error.status_code in (401, 403) and not hasattr(error, "slug")
 
 
+def knows_but_refuses(user: User | None, handler: web.RequestHandler | None) -> bool:
+    """Whether a provider that said ``user`` for a handler knows who it is, and that they may not enter.
+
+    JupyterHub's says ``None`` then as for a token that is good nowhere. It keeps on the handler whom the
+    Hub named, scopes and all.
+    """
+    return user is None and bool(getattr(handler, "_cached_hub_user", None))
+
+
 def without_token(request: HTTPServerRequest) -> Shown:
     """A request as a provider sees it that knows its token to be wrong already: the rest may admit."""
     return Shown(request, authorization=None, keep_url_token=False, keep_cookies=True)
@@ -221,7 +230,9 @@ class Judge:
             if says_nobody(error):
                 await self.wrong(handler)
             raise
-        if remembers and answer.user is None and not self._known_wrong:
+        handshake.forbidden = knows_but_refuses(answer.user, answer.handler)
+        wrong = answer.user is None and not handshake.forbidden
+        if remembers and wrong and not self._known_wrong:
             self._throttle.remember(handler.request, *self._shown())
         self.asked = answer.handler
         handshake.judged = True
@@ -229,7 +240,8 @@ class Judge:
         if user is None:
             handshake.rejected = token is not None
             self.settle(None, CredentialSource.NONE, "")
-            await self.wrong(handler)
+            if wrong:
+                await self.wrong(handler)
             if handshake.rejected:
                 raise web.HTTPError(403)
         else:
@@ -364,7 +376,7 @@ class Judge:
             if not says_nobody(error):
                 raise
             remembers = False  # without the token it would not raise, and that is to be told
-        if remembers and user is None:
+        if remembers and user is None and not knows_but_refuses(user, asked):
             self._throttle.remember(handler.request, *shown)
         return Answer(user, by_token, asked)
 

@@ -12,6 +12,7 @@ leaving things out.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -60,6 +61,12 @@ def requires_node_package(name: str, modules: Path = _NODE_MODULES) -> Path:
     if not (modules / name / "package.json").is_file():
         _missing(f"node package {name}", "make env, which needs npm: apt-get install npm")
     return modules
+
+
+def requires_python_package(name: str) -> None:
+    """Skip the running test unless the Python package *name* is installed."""
+    if importlib.util.find_spec(name) is None:
+        _missing(f"Python package {name}", f"make env, or pip install {name}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
