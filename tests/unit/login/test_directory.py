@@ -327,20 +327,23 @@ async def test_a_hub_that_does_not_answer_in_time(hub, other, raw):
 
 async def test_a_hub_that_answers_a_little_at_a_time(hub, jp_asyncio_loop):
     """Its whole time is bounded, not that between two bytes."""
-    port = free_port()
+    port, ended = free_port(), asyncio.Event()
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
         while not writer.is_closing():
             writer.write(b" ")
             await asyncio.sleep(SHORT / 10)
+        writer.close()
+        ended.set()
 
     dripping = await asyncio.start_server(drip, "127.0.0.1", port)
     directory = hub(timeout=SHORT, hub_api_url=f"http://127.0.0.1:{port}/hub/api")
     with pytest.raises(DirectoryUnavailable):
         await directory.locate(ANN)
-    directory.close()
+    await ended.wait()  # nobody is on the other side any more
     dripping.close()
+    await dripping.wait_closed()
 
 
 async def test_nobody_listens(made):
