@@ -12,7 +12,7 @@ import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,8 @@ class Guard:
         """What this server has, for the reasons that it may give. Who adds a part adds it here."""
         if options.require_tls:
             self.features |= {Feature.TLS}
+        self.elsewhere: Callable[[RequestHandler], Awaitable[bool]] | None = None
+        """Whether the websockets of whoever was admitted belong to another server; may raise ``Refused``."""
         self.draining = False
         self.opening = Openings(on_late=functools.partial(self._refuse_opening, "open_timeout"))
         self._tasks: set[asyncio.Task[None]] = set()

@@ -195,8 +195,19 @@ class _Guarded(WebSocketHandler):
         if handshake.offer.token is not None and not handshake.judged:
             # A handler with a `prepare` all of its own.
             await cast("Any", self).identity_provider.get_user(self)
+        if handshake.stage is Stage.OPENING and await self._belongs_elsewhere():
+            self._refuse("other_server")
         if handshake.stage is Stage.OPENING and isinstance(self, KernelWebsocketHandler):
             self._before_kernel()
+
+    async def _belongs_elsewhere(self) -> bool:
+        """Whether this belongs to another server of the user's. Not asked for who is refused anyway."""
+        elsewhere = self._token_ws_guard.elsewhere
+        if elsewhere is None or self._known_user() is None or not self._origin_allowed():
+            return False
+        answer = await elsewhere(self)
+        self._stop_if_late()
+        return answer
 
     def _early(self) -> Refused | None:
         """What is wrong with a handshake whoever it is from."""

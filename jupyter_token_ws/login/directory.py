@@ -34,7 +34,7 @@ from jupyter_token_ws.protocol.clients import within_base
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE
 from jupyter_token_ws.protocol.tickets import Lifetimes
 
-from .tickets import BadRequest, Credential, TicketError, Unsupported
+from .tickets import BadRequest, TicketError, Unsupported
 
 MAX_ANSWER = 65_536
 """Bytes of an answer at most, and as many of its headers."""
@@ -79,11 +79,11 @@ class CallerRefused(DirectoryError):  # noqa: N818 - it says what it is
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. ``user`` is the name that the identity provider gave, ``credential`` what it was admitted
-    with; under a Hub that is the Hub's token, also where it came in a cookie (C6.3)."""
+    """Who asks. ``user`` is the name by which the identity provider knows them; ``token`` is what they were
+    admitted with, under a Hub also where it came in a cookie."""
 
     user: str
-    credential: Credential | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -384,12 +384,12 @@ class HubServerDirectory(ServerDirectory):
                 setattr(self, name, base_url_of(url) if url or name == "hub_api_url" else "")
             except ValueError as error:
                 raise TraitError(f"HubServerDirectory.{name}: {error}") from None
-        # The Hub sets this for users' servers, not for services.
-        self._at_home = bool(os.environ.get("JUPYTERHUB_USER"))
+        user, service = (os.environ.get(f"JUPYTERHUB_{name}") for name in ("USER", "SERVICE_NAME"))
+        self._is_users = bool(user and not service)  # a service may be run as a user
 
     async def locate(self, caller: Caller) -> Place | None:
         """Where the caller's server is, running or not."""
-        if self._at_home:
+        if self._is_users:
             return None
         url = f"{self.hub_api_url}user?include_stopped_servers=1"
         answer = await self._ask(url, self._token_of(caller))
@@ -472,11 +472,6 @@ class HubServerDirectory(ServerDirectory):
         return Granted(token, seconds, self.clock() + seconds)
 
     def _token_of(self, caller: Caller) -> str:
-        credential = caller.credential
-        if (
-            credential is None
-            or credential.kind != "token"
-            or not _TOKEN.fullmatch(credential.value)
-        ):
+        if caller.token is None or not _TOKEN.fullmatch(caller.token):
             raise CallerUnknown("there is no token of the caller's to ask the Hub with")
-        return credential.value
+        return caller.token

@@ -7,23 +7,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_token_ws.protocol.subprotocols import (
-    KERNEL,
-    MARKER,
-    REASON_MARKER,
-    offer_subprotocols,
-)
-from tests.support.clients import connect_websockets
+from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER, offer_subprotocols
+from tests.support.door import EVENTS
+from tests.support.entering import OPEN, enter, run_cell
 from tests.support.hub import Hub, jupyterhub
-from tests.support.kernel_messages import execute, read
 from tests.support.knock import knock
-from tests.support.process import request
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("hub")]
 
-EVENTS = "api/events/subscribe"
-OPEN = (0, "")
 REJECTED, FORBIDDEN = (4403, "token_rejected"), (4403, "forbidden")
 MISSING = (4401, "credentials_missing")
 STRICT = "strict"
@@ -40,69 +32,34 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield running
 
 
-async def enter(
-    hub: Hub, token: str | None = None, headers: dict[str, str] | None = None, name: str = ""
-) -> tuple[int, str]:
-    """``OPEN``, or code and slug of the refusal, for who shows a token, by subprotocol, and headers."""
-    offer = [REASON_MARKER] if token is None else offer_subprotocols([], token)
-    path = urlsplit(hub.server_url("ann", name)).path + EVENTS
-    async with await knock(hub.port, path, offer, headers) as socket:
-        assert socket.status == 101, socket.body
-        # Before the pong a socket that is refused sends its close frame.
-        await socket.send(opcode=9)
-        frame = await socket.read_frame()
-        if frame == (10, b""):
-            return OPEN
-        assert frame is not None
-        code, reason = int.from_bytes(frame[1][:2], "big"), frame[1][2:].decode()
-        return code, reason.partition(":")[0]
+@pytest.fixture
+def anns(hub: Hub) -> str:
+    """Where Ann's server is."""
+    return hub.server_url("ann")
 
 
-async def run_cell(server: str, token: str, code: str) -> str:
-    """What a cell prints, by a kernel that is started for it, with nothing but a token."""
-    model = request("POST", f"{server}api/kernels", {"name": "python3"}, token=token)
-    assert model.status == 201, model
-    kernel = model.json()["id"]
-    address = f"{server.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
-    printed, done = "", False
-    async with await connect_websockets(address, offer_subprotocols([KERNEL], token), {}) as client:
-        assert (client.status, client.subprotocol) == (101, KERNEL)
-        asked = execute(code)
-        await client.send(asked.frame(KERNEL))
-        while not (printed and done):
-            frame = await client.receive()
-            assert frame is not None, (client.code, client.reason)
-            message = read(frame)
-            if message["parent_header"].get("msg_id") == asked.id:
-                kind, content = message["header"]["msg_type"], message["content"]
-                printed += content["text"] if kind == "stream" else ""
-                done = done or kind == "execute_reply"
-    assert request("DELETE", f"{server}api/kernels/{kernel}", token=token).status == 204
-    return printed
-
-
-async def test_C2_1_C2_6_a_cell_runs_with_a_hub_token_by_subprotocol(hub: Hub):
+async def test_C2_1_C2_6_a_cell_runs_with_a_hub_token_by_subprotocol(hub: Hub, anns: str):
     token = hub.token_of("ann", ["access:servers!server=ann/"], expires_in=300)
     code = "import os; print(os.environ['JUPYTERHUB_USER'])"
-    assert await run_cell(hub.server_url("ann"), token, code) == "ann\n"
+    assert await run_cell(anns, token, code) == "ann\n"
 
 
-async def test_C2_2_C3_1_an_expired_hub_token(hub: Hub):
+async def test_C2_2_C3_1_an_expired_hub_token(hub: Hub, anns: str):
     token = hub.token_of("ann", expires_in=1)
     until(lambda: not hub.knows(token), "the token has expired")
-    assert await enter(hub, token) == REJECTED
+    assert await enter(anns, token) == REJECTED
 
 
-async def test_C2_2_C3_1_a_revoked_hub_token(hub: Hub):
+async def test_C2_2_C3_1_a_revoked_hub_token(hub: Hub, anns: str):
     token = hub.token_of("ann")
     assert hub.knows(token)
     hub.revoke(token)
-    assert await enter(hub, token) == REJECTED
+    assert await enter(anns, token) == REJECTED
 
 
-async def test_C2_2_C3_1_what_the_hub_never_made(hub: Hub):
-    assert await enter(hub, "0123456789abcdef") == REJECTED
-    assert await enter(hub) == MISSING
+async def test_C2_2_C3_1_what_the_hub_never_made(hub: Hub, anns: str):
+    assert await enter(anns, "0123456789abcdef") == REJECTED
+    assert await enter(anns) == MISSING
 
 
 @pytest.mark.parametrize(
@@ -115,43 +72,44 @@ async def test_C2_2_C3_1_what_the_hub_never_made(hub: Hub):
     ],
     ids=["scopeless", "of_another_server", "of_no_server", "of_another_user"],
 )
-async def test_C3_1_a_hub_token_without_access(hub: Hub, user, scopes):
+async def test_C3_1_a_hub_token_without_access(hub: Hub, anns: str, user, scopes):
     """The Hub knows whose it is: another one of the same kind would not help. Told so each time, and
     however it is shown."""
     token = hub.token_of(user, scopes)
     header = {"Authorization": f"token {token}"}
-    assert [await enter(hub, token) for _ in range(2)] == [FORBIDDEN] * 2
-    assert await enter(hub, headers=header) == FORBIDDEN
+    assert [await enter(anns, token) for _ in range(2)] == [FORBIDDEN] * 2
+    assert await enter(anns, headers=header) == FORBIDDEN
     # It is no wrong token either: however many are shown, a wrong one is still told that it is wrong.
     for _ in range(25):
-        assert await enter(hub, hub.token_of(user, scopes)) == FORBIDDEN
-    assert await enter(hub, "fedcba9876543210") == REJECTED
+        assert await enter(anns, hub.token_of(user, scopes)) == FORBIDDEN
+    assert await enter(anns, "fedcba9876543210") == REJECTED
 
 
-async def test_C3_4_across_origins_only_the_token_decides_what_is_told(hub: Hub):
+async def test_C3_4_across_origins_only_the_token_decides_what_is_told(hub: Hub, anns: str):
     foreign = {"Origin": "https://elsewhere.example", "Sec-Fetch-Mode": "websocket"}
-    for cookie in ({}, {"Cookie": "jupyterhub-user-ann=no"}, {"Cookie": hub.log_in("ann")}):
-        headers = {**foreign, **cookie}
-        assert await enter(hub, hub.token_of("ann"), headers) == OPEN
-        assert await enter(hub, hub.token_of("mallory"), headers) == FORBIDDEN
-        assert await enter(hub, "8765432101234567", headers) == REJECTED
-        path = urlsplit(hub.server_url("ann")).path + EVENTS
+    good = hub.log_in("ann", anns)
+    for cookie in ("", "jupyterhub-user-ann=no", good):
+        headers = {**foreign, **({"Cookie": cookie} if cookie else {})}
+        assert await enter(anns, hub.token_of("ann"), headers) == OPEN
+        assert await enter(anns, hub.token_of("mallory"), headers) == FORBIDDEN
+        assert await enter(anns, "8765432101234567", headers) == REJECTED
+        path = urlsplit(anns).path + EVENTS
         async with await knock(hub.port, path, [REASON_MARKER], headers) as socket:
             assert socket.status == 403
 
 
-async def test_C2_2_a_cookie_where_the_hub_takes_none_for_websockets(hub: Hub):
+async def test_C2_2_a_cookie_where_the_hub_takes_none_for_websockets(hub: Hub, anns: str):
     """``allow_websocket_cookie_auth = False``: pages without a token in them are refused, others enter."""
-    for name, alone in (("", OPEN), (STRICT, MISSING)):
-        cookies = {**BROWSER, "Cookie": hub.log_in("ann", name)}
-        assert await enter(hub, headers=cookies, name=name) == alone, name
-        assert await enter(hub, hub.token_of("ann"), cookies, name) == OPEN, name
-        assert await enter(hub, "wrong", cookies, name) == REJECTED, name
-        assert await enter(hub, hub.token_of("mallory"), cookies, name) == FORBIDDEN, name
+    for server, alone in ((anns, OPEN), (hub.server_url("ann", STRICT), MISSING)):
+        cookies = {**BROWSER, "Cookie": hub.log_in("ann", server)}
+        assert await enter(server, headers=cookies) == alone, server
+        assert await enter(server, hub.token_of("ann"), cookies) == OPEN, server
+        assert await enter(server, "wrong", cookies) == REJECTED, server
+        assert await enter(server, hub.token_of("mallory"), cookies) == FORBIDDEN, server
 
 
-async def test_C2_3_C2_5_no_cookie_comes_of_a_hub_token(hub: Hub):
-    path = urlsplit(hub.server_url("ann")).path + EVENTS
+async def test_C2_3_C2_5_no_cookie_comes_of_a_hub_token(hub: Hub, anns: str):
+    path = urlsplit(anns).path + EVENTS
     offer = offer_subprotocols([], hub.token_of("ann"))
     async with await knock(hub.port, path, offer, BROWSER) as socket:
         assert (socket.status, socket.subprotocol) == (101, MARKER)

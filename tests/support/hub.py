@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ from tests.support.waiting import until
 
 START_DEADLINE = 120.0
 """Seconds. The Hub imports much, and each server does too."""
+
+PORTAL = "portal"
+"""The name of the service that is a portal."""
 
 _PROXY = "configurable-http-proxy"
 
@@ -72,6 +75,10 @@ c.Spawner.pre_spawn_hook = prepare
 """
 
 _SCOPES = ["admin:users", "admin:servers", "tokens", "access:servers", "read:hub"]
+_PORTAL_ACCESS = f"access:services!service={PORTAL}"
+PORTAL_SCOPES = [_PORTAL_ACCESS, "access:servers!user", "read:servers!user", "tokens!user"]
+"""What the portal may do for who signed in by the pages: find their server, and get a token for it."""
+
 _KEPT = ("PATH", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "COVERAGE_RUN")
 
 
@@ -170,8 +177,8 @@ class Hub:
         """Whether a token says to the Hub who somebody is."""
         return self.ask("GET", "user", token=token, expect=(200, 403)).status == 200
 
-    def log_in(self, user: str, name: str = "") -> str:
-        """Log in by the pages, as a browser does. Answers with the cookies for the user's server."""
+    def log_in(self, user: str, url: str) -> str:
+        """Log in by the pages, as a browser does. Answers with the cookies for the server at ``url``."""
         jar = http.cookiejar.CookieJar()
         browser = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar)
@@ -179,7 +186,7 @@ class Hub:
         browser.open(f"{self.url}hub/login", timeout=30).close()
         xsrf = next(cookie.value or "" for cookie in jar if cookie.name == "_xsrf")
         form = {"username": user, "password": "any", "_xsrf": xsrf}
-        page = f"{self.server_url(user, name)}api/token-ws/signed-in"
+        page = f"{url}api/token-ws/signed-in"
         browser.open(f"{self.url}hub/login", urlencode(form).encode(), timeout=60).close()
         with browser.open(page, timeout=30) as answer:
             assert answer.url == page, answer.url
@@ -191,6 +198,11 @@ class Hub:
         """Where a user's server is, through the proxy."""
         path = f"user/{quote(user, safe='@~')}/"
         return self.url + path + (f"{quote(name, safe='@~')}/" if name else "")
+
+    @property
+    def portal_url(self) -> str:
+        """Where the portal is, through the proxy."""
+        return f"{self.url}services/{PORTAL}/"
 
     def end(self) -> None:
         """End the Hub, which ends proxy and servers; whoever stays is killed."""
@@ -214,6 +226,7 @@ def jupyterhub(
     *,
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    portal: Callable[[str], Mapping[str, Any]] | None = None,
     public_url: bool = True,
 ) -> Iterator[Hub]:
     """A running JupyterHub for the length of a block. Needs Python package and node package.
@@ -222,6 +235,8 @@ def jupyterhub(
         tmp_path: everything that it reads and writes is below it, in ``hub``.
         config: traits of the users' servers by class, as in ``jupyter_server_config.json``.
         environment: more environment of the users' servers.
+        portal: traits, by the Hub's address, of a server beside the users' servers: a service of the Hub's
+            for everybody.
         public_url: whether the Hub knows its public address; most do not.
     """
     requires_python_package("jupyterhub")
@@ -231,7 +246,7 @@ def jupyterhub(
         (home / part).mkdir(parents=True)
     port, token = free_port(), secrets.token_hex(16)
     url = f"http://127.0.0.1:{port}/"
-    said = {
+    said: dict[str, Any] = {
         "url": url,
         "hub_url": f"http://127.0.0.1:{free_port()}/",
         "public_url": url if public_url else "",
@@ -239,7 +254,7 @@ def jupyterhub(
         "proxy": [str(node / ".bin" / _PROXY)],
         "cookie_secret": secrets.token_hex(32),
         "homes": str(home / "homes"),
-        "command": _server_command(home, config or {}),
+        "command": _server_command(home, "servers", config or {}),
         "environment": {
             # Nothing but the file named: what is merely installed must not enable itself.
             "JUPYTER_NO_CONFIG": "1",
@@ -251,6 +266,18 @@ def jupyterhub(
         "services": [{"name": "tests", "api_token": token}],
         "roles": [{"name": "tests", "scopes": _SCOPES, "services": ["tests"]}],
     }
+    if portal is not None:
+        said["services"].append(
+            {
+                "name": PORTAL,
+                "url": f"http://127.0.0.1:{free_port()}",
+                "command": _server_command(home, PORTAL, portal(url)),
+                "environment": {**said["environment"], "HOME": str(home / "homes")},
+                "oauth_client_allowed_scopes": PORTAL_SCOPES,
+                "oauth_no_confirm": True,
+            }
+        )
+        said["roles"].append({"name": "user", "scopes": ["self", _PORTAL_ACCESS]})
     (home / "said.json").write_text(json.dumps(said))
     configuration = home / "jupyterhub_config.py"
     configuration.write_text(_CONFIGURATION.format(said=str(home / "said.json")))
@@ -281,7 +308,7 @@ def jupyterhub(
         hub.end()
 
 
-def _server_command(home: Path, config: Mapping[str, Any]) -> list[str]:
+def _server_command(home: Path, name: str, config: Mapping[str, Any]) -> list[str]:
     traits: dict[str, dict[str, Any]] = {
         "ServerApp": {
             "allow_root": True,
@@ -290,6 +317,6 @@ def _server_command(home: Path, config: Mapping[str, Any]) -> list[str]:
     }
     for section, values in config.items():
         traits.setdefault(section, {}).update(values)
-    path = home / "jupyter_server_config.json"
+    path = home / f"{name}.json"
     path.write_text(json.dumps(traits))
     return [sys.executable, "-m", "jupyterhub.singleuser", f"--config={path}"]
