@@ -51,6 +51,7 @@ reference/configuration
 reference/codes
 reference/wire
 reference/capabilities
+reference/login
 reference/events
 reference/metrics
 reference/python

@@ -8,12 +8,12 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .guard.handler import (
-        Refused,
         SocketInfo,
         TokenWebSocketHandler,
         close_with_reason,
         socket_info,
     )
+    from .guard.refusal import Refused
 
 __all__ = [
     "Refused",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,13 @@ from .bridge.server import SETTING, Bridge
 from .guard import logs, referrer, rest, router
 from .guard.addresses import Proxies
 from .guard.core import Guard, GuardOptions
+from .login import handler as login_handler
+from .login.memory import MemoryTicketStore
+from .login.redis import RedisTicketStore
+from .login.sealed import KeyProblem, SealedTicketStore
+from .login.service import SETTING as LOGIN
+from .login.service import Login
+from .login.store import TicketStore
 from .protocol.capabilities import CLOSE_REASONS
 from .protocol.reasons import Feature
 from .protocol.subprotocols import MAX_TOKEN_SIZE
@@ -47,12 +55,20 @@ def _compile(trait: str, pattern: str) -> None:
         raise TraitError(f"TokenWebSocketApp.{trait}: {pattern!r}: {error}") from error
 
 
+_STORES: dict[str, type[TicketStore]] = {
+    "memory": MemoryTicketStore,
+    "redis": RedisTicketStore,
+    "sealed": SealedTicketStore,
+}
+
+
 class TokenWebSocketApp(ExtensionApp):
     """Takes tokens from the websocket subprotocol and tells refusals by close codes."""
 
     name = "jupyter_token_ws"
     extension_url = "/"
     load_other_extensions = True
+    classes = list(_STORES.values())  # noqa: RUF012 - as upstream's own
     description = __doc__ or ""
 
     enabled = Bool(
@@ -174,6 +190,26 @@ class TokenWebSocketApp(ExtensionApp):
         " What comes from this machine without the header of a proxy may be plain.",
     ).tag(config=True)
 
+    login = Bool(
+        True,
+        help="Whether there are login tickets: tokens of short life that a client gets for a password, a"
+        " token or its cookie, and that stand for these at websockets and REST.",
+    ).tag(config=True)
+    ticket_store = Enum(
+        tuple(_STORES),
+        default_value="memory",
+        help="Where tickets are kept. 'memory': here; they end with the server. 'redis': in Redis, for"
+        " servers that trust each other; needs jupyter_token_ws[redis]. 'sealed': nowhere, they are"
+        " encrypted under a key of the server, and can neither be revoked nor be for one use; needs"
+        " jupyter_token_ws[sealed].",
+    ).tag(config=True)
+    password_wait = Float(
+        10,
+        help="Seconds that a password at the login waits for its turn at most. attempt_burst passwords of an"
+        " address are tried at once, then so many in attempt_window seconds, each after the other; what"
+        " would have to wait longer is answered 429. A right one costs nothing.",
+    ).tag(config=True)
+
     bridge = Bool(
         True,
         help="Whether the sockets of kernels go through the bridge. If not, or where"
@@ -241,6 +277,7 @@ class TokenWebSocketApp(ExtensionApp):
         "max_connections",
         "max_connections_per_principal",
         "max_handshakes",
+        "password_wait",
         "backlog_memory",
         "backlog_disk",
         "backlog_disk_total",
@@ -303,14 +340,32 @@ class TokenWebSocketApp(ExtensionApp):
         except TraitError as error:
             self._end(serverapp, error)
 
-    def _end(self, serverapp: ServerApp, error: TraitError) -> None:
+    def _end(self, serverapp: ServerApp, error: Exception) -> None:
         serverapp.log.critical("Bad config encountered during initialization: %s", error)
         serverapp.exit(1)
 
     def initialize_settings(self) -> None:
         """The guard of this server."""
         self.guard = Guard(self._application, self.options(), self.log)
+        self._build_login()
         self._build_bridge()
+
+    def _build_login(self) -> None:
+        """Tickets, if there are to be any. A store that cannot be had ends the server: whoever configured
+        it counts on it."""
+        if not (self.login and self.enabled):
+            return
+        server, kind = cast("ServerApp", self.serverapp), _STORES[self.ticket_store]
+        options: dict[str, Any] = {}
+        if kind is SealedTicketStore and "server" not in self.config.SealedTicketStore:
+            # Of two servers that share a key neither takes the other's tickets, unless they are told so.
+            options["server"] = f"{socket.gethostname()} {server.ip}:{server.port}{server.base_url}"
+        try:
+            store = kind(parent=self, log=self.log, **options)
+        except (ImportError, KeyProblem, TraitError) as error:
+            self._end(server, error)
+            return
+        Login(self.guard, store, password_wait=self.password_wait)
 
     def _other_connection_class(self) -> str | None:
         """The class that an administrator chose for kernels, or a gateway's; ``None`` for the default."""
@@ -355,12 +410,17 @@ class TokenWebSocketApp(ExtensionApp):
             self.log.info("TokenWebSocketApp.enabled is False: no websocket is guarded")
         if self.enabled:
             self.handlers.extend(rest.handlers())
+            if LOGIN in self._application.settings:
+                self.handlers.extend(login_handler.handlers())
             referrer.install(self._application)
             rest.add_to_pages(self._application.settings)
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
         """What came since: loggers, and extensions that set the page hook for themselves."""
         logs.install(self.log)
+        login: Login | None = self._application.settings.get(LOGIN)
+        if login is not None:
+            await login.store.start()
         if self.enabled:
             rest.add_to_pages(self._application.settings)
             if frontends.lack_their_part(serverapp):
@@ -373,6 +433,9 @@ class TokenWebSocketApp(ExtensionApp):
             guard is not None
         ):  # also called where loading failed, and an error keeps the server alive
             await guard.drain()
+            login: Login | None = self._application.settings.get(LOGIN)
+            if login is not None:
+                await login.store.close()
             bridge: Bridge | None = self._application.settings.get(SETTING)
             if bridge is not None:
                 bridge.close()

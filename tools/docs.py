@@ -29,6 +29,7 @@ from jupyter_token_ws.guard import events as guard_events
 from jupyter_token_ws.guard.core import GuardOptions
 from jupyter_token_ws.guard.metrics import DESCRIBED
 from jupyter_token_ws.guard.rest import CAPABILITIES, PAGE_CONFIG, SCHEMA, SIGNED_IN
+from jupyter_token_ws.login.service import PATH
 from jupyter_token_ws.protocol import subprotocols, versions
 from jupyter_token_ws.protocol.capabilities import (
     Facts,
@@ -36,6 +37,7 @@ from jupyter_token_ws.protocol.capabilities import (
     capabilities_schema,
 )
 from jupyter_token_ws.protocol.reasons import REASONS, Advice, Feature, Reason
+from jupyter_token_ws.protocol.tickets import Lifetimes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,7 +51,6 @@ WHAT_TO_DO = {
 }
 
 LATER = {
-    Feature.LOGIN: "login tickets",
     Feature.TUNNEL: "tunnel",
 }
 
@@ -214,6 +215,18 @@ def configuration() -> str:
     return "\n\n".join(parts)
 
 
+def stores() -> str:
+    """One section per store of tickets, with its options."""
+    parts = []
+    for kind in TokenWebSocketApp.classes:
+        rows = []
+        for name, trait in sorted(kind.class_traits(config=True).items()):
+            value = _value(trait.default_value) if trait.default_value != "" else ""
+            rows.append((f"`{name}`", value, _code_names(trait.help)))
+        parts.append(f"### `{kind.__name__}`\n\n{table(('option', 'default', 'meaning'), rows)}")
+    return "\n\n".join(parts)
+
+
 def _code_names(text: str) -> str:
     """Help texts are plain; a page shows names and values as code."""
     text = re.sub(r"'(\w+)'", r"`\1`", text)
@@ -276,6 +289,9 @@ def rest_paths() -> str:
             (f"`GET {SCHEMA}`", "its JSON Schema"),
             ("`OPTIONS` on the path of a websocket", "204 and a `Link` to the capabilities"),
             (f"`GET {SIGNED_IN}`", "a page for people: signing in ends there"),
+            (f"`POST {PATH}`", "a [ticket](login.md) for a credential, or a renewed one"),
+            (f"`GET {PATH}`", "who this is, until when, and where their server is"),
+            (f"`DELETE {PATH}`", "204; the ticket is revoked"),
         ],
     )
 
@@ -303,7 +319,8 @@ def capabilities_example() -> str:
             # As the server's own settings are: numbers with a point.
             keepalive_interval=float(options.keepalive_interval),
             keepalive_timeout=float(options.keepalive_timeout),
-            features=frozenset({Feature.GUARD, Feature.BRIDGE}),
+            features=frozenset({Feature.GUARD, Feature.BRIDGE, Feature.LOGIN}),
+            login={"path": PATH, "max_age": Lifetimes.max_age, "revocable": True},
         )
     )
     return f"```json\n{json.dumps(document, indent=2)}\n```"
@@ -369,6 +386,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "codes later": codes_later,
     "codes short": codes_short,
     "configuration": configuration,
+    "stores": stores,
     "events": events,
     "limits": limits,
     "metrics": metrics,

@@ -15,7 +15,8 @@ from tornado import web
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Float, TraitError, default, validate
 
-from jupyter_token_ws.guard.handler import Refused, close_with_reason, socket_info
+from jupyter_token_ws.guard.handler import close_with_reason, socket_info
+from jupyter_token_ws.guard.refusal import Refused
 
 from .client import Client
 from .hub import Hub

@@ -1,8 +1,9 @@
-"""REST requests that bear a token: wrong ones are counted as those of websockets are (section 3, 4429).
+"""REST requests that bear a token: tickets are taken by the rule of websockets (section 6), and wrong tokens
+are counted as theirs are (section 3, 4429).
 
-Nothing else changes for them. The server's identity provider judges as ever, and what needs no user is
-served to whoever asks; only what would be refused for want of a user is 429 instead where too many
-tokens were wrong.
+Nothing else changes for them. The server's identity provider judges as ever, a ticket by what is behind it;
+and what needs no user is served to whoever asks. Only what would be refused for want of a user is refused
+with the reason that is known.
 """
 
 from __future__ import annotations
@@ -16,25 +17,37 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from jupyter_token_ws.protocol.reasons import REASONS
+from jupyter_token_ws.protocol.tickets import is_ticket
 
 from .core import Guard
 from .credentials import header_token
-from .handler import Refused, TokenWebSocketHandler, subclass
+from .handler import TokenWebSocketHandler, subclass
 from .identity import (
     StandIn,
     ask,
+    ask_behind,
     asks_handler,
     auth_enabled,
+    checks_origin,
     is_stock,
     knows_but_refuses,
     says_nobody,
     without_token,
 )
 from .logs import printable
-from .refusal import refusal_headers
+from .refusal import Refused, refusal_headers
+from .tickets import remove_tickets
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
+
+    from .tickets import Tickets
+
+JUDGES = "_token_ws_judges"
+"""The attribute of a handler class that judges its requests itself."""
+
+_REDIRECTED = ("too_many_attempts", "unavailable")
+"""Reasons for which signing in once more is no help."""
 
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -49,7 +62,8 @@ def may_bear(request: HTTPServerRequest) -> bool:
 
 def can_watch(kind: type[web.RequestHandler]) -> bool:
     """Whether handlers of a class ask the server's identity provider, and nobody judges them already."""
-    return issubclass(kind, JupyterHandler) and not issubclass(kind, TokenWebSocketHandler)
+    judged = issubclass(kind, TokenWebSocketHandler) or getattr(kind, JUDGES, False)
+    return issubclass(kind, JupyterHandler) and not judged
 
 
 def bearer_class(kind: type[web.RequestHandler]) -> type[web.RequestHandler]:
@@ -61,34 +75,38 @@ def bearer_class(kind: type[web.RequestHandler]) -> type[web.RequestHandler]:
     return made
 
 
-class _TooMany(Refused):
-    """With the text for upstream's own answers, which show it as ``message``."""
+class _Told(Refused):
+    """With text and slug for upstream's own answers, which show them as ``message`` and ``reason``."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("too_many_attempts", retry_after)
-        web.HTTPError.__init__(self, self.status_code, REASONS[self.slug].text)
+    def __init__(self, error: Refused) -> None:
+        super().__init__(error.slug, error.retry_after)
+        web.HTTPError.__init__(self, self.status_code, error.text, reason=self.slug)
 
 
 class _Bearer(JupyterHandler):
     """What is mixed in before a handler class."""
 
-    _token_ws_wait: int | None = None
-    """Seconds, where the request's token was one wrong one of too many."""
+    _token_ws_refused: Refused | None = None
+    """Why the request's token admitted nobody, where there is more to say than that."""
 
     @functools.cached_property
     def identity_provider(self) -> IdentityProvider:
-        """The server's provider, with somebody who counts before it."""
+        """The server's provider, with somebody who counts and knows tickets before it."""
         provider: IdentityProvider = cast("Any", super()).identity_provider
-        if asks_handler(provider, self) or not auth_enabled(provider):
+        tickets = Guard.of(self.application).tickets
+        if not auth_enabled(provider):
+            if tickets is not None:
+                remove_tickets(self.request)
+            return provider
+        if asks_handler(provider, self) and (tickets is None or _ticket(self) is None):
             return provider
         return cast("IdentityProvider", _Watched(provider, self))
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """As stock, but 429 instead of 401 and 403."""
-        wait = self._token_ws_wait
-        if wait is not None and status_code in (401, 403) and not self._headers_written:
-            error = _TooMany(wait)
-            status_code, kwargs = error.status_code, {"exc_info": (_TooMany, error, None)}
+        """As stock, but with the reason for 401 and 403 where it is known, and its status."""
+        error = self._token_ws_refused
+        if error is not None and status_code in (401, 403) and not self._headers_written:
+            status_code, kwargs = error.status_code, {"exc_info": (_Told, _Told(error), None)}
             Guard.of(self.application).log.info(
                 "Refused request: %d %s %s from %s",
                 status_code,
@@ -99,8 +117,10 @@ class _Bearer(JupyterHandler):
         super().send_error(status_code, **kwargs)
 
     def redirect(self, *args: Any, **kwargs: Any) -> None:
-        """As stock, but 429 instead of the way to the login page; the login page itself may redirect."""
-        if self._token_ws_wait is not None and self.request.method in ("GET", "HEAD"):
+        """As stock, but not to the login page where that is no help; the login page itself may redirect."""
+        error = self._token_ws_refused
+        known = error is not None and error.slug in _REDIRECTED
+        if known and self.request.method in ("GET", "HEAD"):
             self.send_error(403)
         else:
             super().redirect(*args, **kwargs)
@@ -115,12 +135,20 @@ class _Bearer(JupyterHandler):
 
 
 class _Watched(StandIn):
-    """Before the identity provider for one request: notes who was not admitted."""
+    """Before the identity provider for one request: takes tickets, notes who was not admitted."""
+
+    def __init__(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
+        super().__init__(provider, handler)
+        object.__setattr__(self, "_by_ticket", False)
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         """As the provider says; a token that admitted nobody a moment ago is not asked for again."""
         provider = cast("IdentityProvider", self._provider)
         shown = _shown(handler) if handler is self._handler else ()
+        if handler is self._handler and Guard.of(handler.application).tickets is not None:
+            ticket = _ticket(handler)
+            if ticket is not None:
+                return await self._by(ticket)
         if not any(shown):
             return await ask(provider, handler)
         throttle, request = Guard.of(handler.application).throttle, handler.request
@@ -139,6 +167,48 @@ class _Watched(StandIn):
             await _note(handler, shown)
         return user
 
+    async def _by(self, ticket: str) -> User | None:
+        """Who is admitted by a ticket."""
+        handler: web.RequestHandler = self._handler
+        try:
+            user = await self._behind(handler, ticket)
+        except Refused as error:
+            cast("_Bearer", handler)._token_ws_refused = error
+            return None
+        finally:
+            remove_tickets(handler.request)
+        object.__setattr__(self, "_by_ticket", True)
+        cast("Any", handler)._token_authenticated = True  # upstream's flag, for who reads that
+        return user
+
+    async def _behind(self, handler: web.RequestHandler, ticket: str) -> User:
+        """Who is admitted by what is behind a ticket. Raises ``Refused``."""
+        tickets = cast("Tickets", Guard.of(handler.application).tickets)
+        grant = await tickets.look_up(handler.request, ticket)
+        if grant.single_use:
+            raise Refused("wrong_audience")  # it is for a websocket (C6.5)
+        user, _ = await ask_behind(cast("IdentityProvider", self._provider), handler, grant)
+        return user
+
+    def is_token_authenticated(self, handler: web.RequestHandler) -> bool:
+        """As the provider says; whoever came by a ticket came by token (C6.3)."""
+        if handler is self._handler and self._by_ticket:
+            return True
+        return bool(self._provider.is_token_authenticated(handler))
+
+    def should_check_origin(self, handler: web.RequestHandler) -> bool:
+        """As the provider says of who came by token."""
+        if handler is self._handler and self._by_ticket:
+            return checks_origin(self, handler)
+        return bool(self._provider.should_check_origin(handler))
+
+
+def _ticket(handler: web.RequestHandler) -> str | None:
+    """The ticket of a request: its first token, if that is one."""
+    in_argument, header = _shown(handler)
+    token = in_argument or header_token(header or "")
+    return token if token and is_ticket(token) else None
+
 
 def _shown(handler: web.RequestHandler) -> tuple[str | None, str | None]:
     """The tokens of a request, by argument and by the header as it stands; one without a token is none."""
@@ -154,4 +224,6 @@ async def _note(handler: web.RequestHandler, shown: tuple[str | None, ...]) -> N
     in_argument, header = shown
     tokens = [token for token in (in_argument, header_token(header or "")) if token]
     throttle = Guard.of(handler.application).throttle
-    cast("_Bearer", handler)._token_ws_wait = await throttle.wrong(handler.request, tokens)
+    wait = await throttle.wrong(handler.request, tokens)
+    if wait is not None:
+        cast("_Bearer", handler)._token_ws_refused = Refused("too_many_attempts", wait)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
     from tornado.web import Application, RequestHandler
 
+    from .tickets import Tickets
+
 SETTING = "token_ws_guard"
 """Where an application keeps its guard."""
 
@@ -126,6 +128,10 @@ class Guard:
             self.features |= {Feature.TLS}
         self.elsewhere: Callable[[RequestHandler], Awaitable[bool]] | None = None
         """Whether the websockets of whoever was admitted belong to another server; may raise ``Refused``."""
+        self.tickets: Tickets | None = None
+        """Who keeps tickets, where there are any."""
+        self.login_document: Mapping[str, Any] | None = None
+        """What the capabilities say of login, where there is one."""
         self.draining = False
         self.opening = Openings(on_late=functools.partial(self._refuse_opening, "open_timeout"))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -230,6 +236,14 @@ class Guard:
         self.keepalive.start()
         metrics.opened(socket, seconds)
         self.events.socket_opened(socket)
+        grant = socket.grant
+        if grant is not None:
+            self.events.ticket_used(
+                family=grant.family,
+                user=socket.user_name,
+                handler=socket.handler,
+                single_use=grant.single_use,
+            )
 
     def refused(self, handler: RequestHandler, reason: Reason, told: bool) -> None:
         """A socket was refused; ``told`` says whether by close code."""

@@ -154,11 +154,19 @@ class Shown:
     """For the length of a block, the request as the judge sees it; afterwards it is as it was, whatever
     happened.
 
-    ``authorization`` is the value of ``Authorization``, ``None`` for no such header. Not a generator:
-    every handshake comes through here, and those take their time.
+    ``authorization`` is the value of ``Authorization``, ``None`` for no such header; ``cookie`` that of
+    ``Cookie`` where its own are not kept. Not a generator: every handshake comes through here, and those
+    take their time.
     """
 
-    __slots__ = ("_authorization", "_keep_cookies", "_keep_url_token", "_request", "_undo")
+    __slots__ = (
+        "_authorization",
+        "_cookie",
+        "_keep_cookies",
+        "_keep_url_token",
+        "_request",
+        "_undo",
+    )
 
     def __init__(
         self,
@@ -167,8 +175,10 @@ class Shown:
         authorization: str | None,
         keep_url_token: bool,
         keep_cookies: bool,
+        cookie: str | None = None,
     ) -> None:
         self._request = request
+        self._cookie = cookie
         self._authorization = authorization
         self._keep_url_token = keep_url_token
         self._keep_cookies = keep_cookies
@@ -181,7 +191,8 @@ class Shown:
         # Asked first: tornado's headers take their time over one that is not there.
         before = headers["Authorization"] if "Authorization" in headers else None  # noqa: SIM401
         hide_url = not self._keep_url_token and "token" in request.arguments
-        if not hide_url and (self._keep_cookies or "Cookie" not in headers):
+        keeps = self._keep_cookies or ("Cookie" not in headers and self._cookie is None)
+        if not hide_url and keeps:
             # As with most requests there is nothing to change, or one header to lend.
             if authorization == before:
                 return
@@ -199,6 +210,8 @@ class Shown:
         if not self._keep_cookies:
             headers.pop("Cookie", None)
             vars(request).pop("_cookies", None)
+            if self._cookie is not None:
+                headers["Cookie"] = self._cookie
         if hide_url:
             request.arguments = dict(request.arguments)
             request.query_arguments = dict(request.query_arguments)

@@ -196,7 +196,7 @@ class Events:
         Args:
             family: what it has in common with its renewals; no secret.
             user: the name; empty where the provider names nobody.
-            source: by what, ``password`` or a value of ``CredentialSource``.
+            source: by what, a word of the schema.
             expires_in: seconds.
             single_use: whether it opens one socket only.
         """

@@ -9,7 +9,7 @@ nothing a handler overrides can pass it by.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -32,12 +32,14 @@ from .identity import (
     CookiesUndone,
     Judge,
     JudgedProvider,
+    ask_behind,
     auth_enabled,
+    detach,
     knows_but_refuses,
     names_users,
     undo_cookies,
 )
-from .refusal import RefusalHandler, refusal_headers
+from .refusal import RefusalHandler, Refused, refusal_headers
 from .registry import OpenSocket
 
 if TYPE_CHECKING:
@@ -47,21 +49,6 @@ if TYPE_CHECKING:
 
 CROSS_ORIGIN = "Cross origin websockets not allowed"
 """The body of the plain 403 across origins: tornado's words, so that every such answer is the same."""
-
-
-class Refused(web.HTTPError):
-    """Raise it in ``prepare`` or ``get`` to refuse a socket with a reason of the table.
-
-    ``slug`` is one of ``jupyter_token_ws.protocol.reasons.REASONS``; ``KeyError`` for any other.
-    ``retry_after`` is in seconds; ``ValueError`` for a negative one. Clients that opted in get the
-    close code, others the HTTP status.
-    """
-
-    def __init__(self, slug: str, retry_after: int | None = None) -> None:
-        REASONS[slug].close_reason(retry_after)  # raises for what cannot be told
-        self.slug = slug
-        self.retry_after = retry_after
-        super().__init__(REASONS[slug].http_status)
 
 
 @dataclass(frozen=True)
@@ -168,6 +155,7 @@ class _Guarded(WebSocketHandler):
             guard.digest,
             guard.throttle,
             allow_token_in_url=guard.options.allow_token_in_url,
+            tickets=guard.tickets,
         )
         self._token_ws_placed: ExitStack | None = None
         self._token_ws_session: kernels.Key | None = None
@@ -243,6 +231,10 @@ class _Guarded(WebSocketHandler):
         if provider is not None and not auth_enabled(provider):
             handshake.token_accepted = token is not None
             handshake.judged = handshake.unasked = True
+            self._token_ws_judge.remove_tickets(self.request)
+            return
+        if self._token_ws_judge.ticket() is not None:
+            await self._judge_plain_ticket(provider)
             return
         if token is None:
             await self._attribute_plain(provider)
@@ -281,6 +273,26 @@ class _Guarded(WebSocketHandler):
         # handshake.
         self._token_ws_placed = ExitStack()
         self._token_ws_placed.enter_context(self._token_ws_judge.view(self.request))
+
+    async def _judge_plain_ticket(self, provider: IdentityProvider | None) -> None:
+        """The same for a ticket, wherever it is: the handler sees what is behind it."""
+        judge = self._token_ws_judge
+        grant = await judge.redeem(self.request)
+        user: Any = None
+        if not _is_default_current_user(type(self)):
+            with CookiesUndone(self), grant.shown(self.request):
+                user = self.get_current_user() or None
+        named = user is not None
+        if user is not None:
+            self.current_user = user
+        elif provider is not None:
+            user, named = await ask_behind(provider, detach(self, None), grant)
+        else:
+            raise Refused("token_revoked")
+        self._stop_if_late()
+        judge.settle_ticket(self, user, named=named)
+        self._token_ws_placed = ExitStack()
+        self._token_ws_placed.enter_context(judge.view(self.request))
 
     async def _attribute_plain(self, provider: IdentityProvider | None) -> None:
         """Find out whether a token in URL or header is the server's own, so that it can be removed."""
@@ -598,7 +610,28 @@ class _Guarded(WebSocketHandler):
             raise web.Finish
         if not self._token_ws_is_jupyter:
             remove_ours(self.request, handshake.ours)  # left for the handler to judge by
-        return super().get_websocket_protocol()
+        protocol: Any = super().get_websocket_protocol()
+        grant = handshake.grant
+        if protocol is not None and grant is not None and grant.single_use:
+            accept = functools.partial(self._use_up, protocol.accept_connection)
+            protocol.accept_connection = accept
+        return cast("WebSocketProtocol | None", protocol)
+
+    async def _use_up(
+        self, accept: Callable[[WebSocketHandler], Awaitable[None]], handler: WebSocketHandler
+    ) -> None:
+        """Use up a ticket for a single use, now that nothing else refuses the socket (C6.5)."""
+        handshake, tickets = self._token_ws_handshake, self._token_ws_guard.tickets
+        try:
+            await cast("Any", tickets).consume(self.request, handshake.ours)
+        except Refused as error:
+            if handshake.stage is Stage.OPENING:
+                self._refuse(error.slug, retry_after=error.retry_after)
+        if handshake.stage is not Stage.OPENING:
+            self.ws_connection = None  # it has no stream that could be closed
+            self._give_back()
+            raise web.Finish
+        await accept(handler)
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         """The handler's own choice first, then the markers (C1.1)."""
@@ -637,6 +670,7 @@ class _Guarded(WebSocketHandler):
                 kernel=kernel,
                 stream=getattr(self.ws_connection, "stream", None),
                 user_name=handshake.told_name,
+                grant=handshake.grant,
                 kernel_id=kernel,
             ),
             self.request.request_time(),

@@ -13,6 +13,8 @@ from .credentials import CredentialSource, header_token, url_token
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
 
+    from .tickets import Grant
+
 
 class Stage(Enum):
     """How far a handshake has come."""
@@ -54,6 +56,8 @@ class Handshake:
     """The client's address as limits count it, empty until it was looked for; ``None``: nobody can know."""
     source: CredentialSource = CredentialSource.NONE
     ours: str | None = field(default=None, repr=False)
+    grant: Grant | None = None
+    """What the client's ticket stands for, where it came by one."""
     credential: str = ""
     principal: str = ""
     answered: str | None = None
@@ -99,7 +103,8 @@ class Handshake:
     def told_name(self) -> str:
         """The user's name for logs and events: none where who judged took the token itself for a name."""
         name = self.user_name
-        for token in (self.offer.token, self.url_token, self.header_token):
+        behind = self.grant.secret if self.grant is not None else None
+        for token in (self.offer.token, self.url_token, self.header_token, behind):
             if token and token in name:
                 return ""
         return name

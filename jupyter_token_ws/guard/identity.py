@@ -23,6 +23,8 @@ from jupyter_server.base.handlers import AuthenticatedHandler, JupyterHandler
 from tornado import web
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
+from jupyter_token_ws.protocol.tickets import is_ticket
+
 from .credentials import (
     CredentialSource,
     Digester,
@@ -32,11 +34,14 @@ from .credentials import (
     remove_url_token,
 )
 from .handshake import Handshake
+from .refusal import Refused
+from .tickets import remove_tickets
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .throttle import Throttle
+    from .tickets import Grant, Tickets
 
 _LOG = logging.getLogger("jupyter_token_ws")
 
@@ -173,11 +178,13 @@ class Judge:
         throttle: Throttle,
         *,
         allow_token_in_url: bool,
+        tickets: Tickets | None = None,
     ) -> None:
         self.handshake = handshake
         self._digest = digest
         self._throttle = throttle
         self._allow_url = allow_token_in_url
+        self._tickets = tickets
         self.asked: web.RequestHandler | None = None
         self._held: list[Callable[[], None]] | None = None
         self._known_wrong = False
@@ -195,6 +202,8 @@ class Judge:
     def view(self, request: HTTPServerRequest) -> Shown:
         """The request as the provider sees it while it is asked."""
         handshake = self.handshake
+        if handshake.grant is not None:
+            return handshake.grant.shown(request)
         if self._known_wrong:
             return without_token(request)
         return Shown(
@@ -220,6 +229,13 @@ class Judge:
             handshake.token_accepted = token is not None
             handshake.judged = handshake.unasked = True
             self.settle(user, CredentialSource.NONE, "", named=names_users(provider))
+            self.remove_tickets(handler.request)
+            return user
+        if self.ticket() is not None:
+            grant = await self.redeem(handler.request)
+            user, named = await ask_behind(provider, handler, grant)
+            self.settle_ticket(handler, user, named=named)
+            await self.remove_unused(provider, handler)
             return user
         remembers = handshake.token_presented and self._may_remember(provider, handler)
         if remembers:
@@ -250,6 +266,53 @@ class Judge:
             await self._attribute(provider, handler, user)
         await self.remove_unused(provider, handler)
         return user
+
+    # -- tickets -----------------------------------------------------------------------------------
+
+    def ticket(self) -> tuple[str, CredentialSource] | None:
+        """The ticket that is to be judged, and where it was: the first token of a request, if it is one."""
+        handshake = self.handshake
+        in_url = handshake.url_token if self._allow_url else None
+        for token, source in (
+            (handshake.offer.token, CredentialSource.SUBPROTOCOL),
+            (in_url, CredentialSource.URL),
+            (handshake.header_token, CredentialSource.HEADER),
+        ):
+            if token is not None:
+                found = self._tickets is not None and is_ticket(token)
+                return (token, source) if found else None
+        return None
+
+    async def redeem(self, request: HTTPServerRequest) -> Grant:
+        """What the request's ticket stands for. Raises ``Refused``."""
+        found = cast("tuple[str, CredentialSource]", self.ticket())
+        tickets = cast("Tickets", self._tickets)
+        try:
+            grant = self.handshake.grant = await tickets.look_up(request, found[0])
+        except Refused as error:
+            if error.slug == "too_many_attempts":
+                self.handshake.wait = error.retry_after
+            raise
+        return grant
+
+    def settle_ticket(self, handler: web.RequestHandler, user: Any, *, named: bool) -> None:
+        """Note who came by the ticket, and take it out of the request."""
+        handshake = self.handshake
+        grant, found = cast("Grant", handshake.grant), self.ticket()
+        handshake.ours, source = cast("tuple[str, CredentialSource]", found)
+        handshake.judged = handshake.by_token = True
+        cast("Any", handler)._token_authenticated = True  # upstream's flag, for who reads that
+        handshake.token_accepted = source is CredentialSource.SUBPROTOCOL
+        remove_ours(handler.request, handshake.ours)
+        self.settle(user, source, grant.secret, named=named)
+        self.remove_tickets(handler.request)
+
+    def remove_tickets(self, request: HTTPServerRequest) -> None:
+        """Take every ticket out of a request, where there are tickets."""
+        if self._tickets is not None:
+            remove_tickets(request)
+
+    # -- other credentials -------------------------------------------------------------------------
 
     async def _ask(self, provider: IdentityProvider, handler: web.RequestHandler) -> Answer:
         """Who is admitted, by the provider's word."""
@@ -457,6 +520,7 @@ class Judge:
     async def remove_unused(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
         """A token that was not used can be a good one all the same: a proxied app must not get it."""
         handshake, request = self.handshake, handler.request
+        self.remove_tickets(request)
         failed: list[str | None] = []
         if handshake.user is None:
             failed = [handshake.header_token, handshake.url_token if self._allow_url else None]
@@ -477,6 +541,28 @@ class Judge:
         handshake.principal = (
             f"user:{name}" if named and name else f"credential:{handshake.credential}"
         )
+
+
+async def ask_behind(
+    provider: IdentityProvider, handler: web.RequestHandler, grant: Grant
+) -> tuple[User, bool]:
+    """Who is admitted by what is behind a ticket, and whether the user's name says who it is.
+
+    The request's own cookies are hidden meanwhile, and none is set or cleared (C2.5, C6.3). Raises
+    ``Refused`` where it admits nobody, and what the provider raises.
+    """
+    with CookiesUndone(handler), grant.shown(handler.request):
+        try:
+            user = await ask(provider, handler)
+        except web.HTTPError as error:
+            if not says_nobody(error):
+                raise
+            user = None
+        if user is None:
+            known = knows_but_refuses(user, handler)
+            raise Refused("forbidden" if known else "token_revoked")
+        named = names_users(provider) or asks_handler(provider, handler)
+        return user, named or await _cookie_user_name(provider, handler) == user.username
 
 
 async def _quietly(question: Awaitable[Answer]) -> Answer:
@@ -602,6 +688,12 @@ class StandIn:
         setattr(object.__getattribute__(self, "_provider"), name, value)
 
 
+def checks_origin(stand_in: Any, handler: web.RequestHandler) -> bool:
+    """Whether the origin is checked, by the provider's rule, where the stand-in says what is by token."""
+    provider = object.__getattribute__(stand_in, "_provider")
+    return bool(type(provider).should_check_origin(stand_in, handler))
+
+
 class JudgedProvider(StandIn):
     """Before the identity provider for one guarded request: the judge's word is its word."""
 
@@ -636,6 +728,8 @@ class JudgedProvider(StandIn):
             return bool(self._provider.should_check_origin(handler))
         if not self._judge.handshake.judged:
             return True
+        if self._judge.handshake.grant is not None:
+            return checks_origin(self, handler)
         asked = self._judge.asked or handler
         if asked is not handler:
             return bool(self._provider.should_check_origin(asked))

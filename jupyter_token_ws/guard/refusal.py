@@ -9,8 +9,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from tornado import web
 from tornado.websocket import WebSocketHandler
 
+from jupyter_token_ws.protocol.reasons import REASONS
 from jupyter_token_ws.protocol.subprotocols import choose_refused
 
 if TYPE_CHECKING:
@@ -22,6 +24,22 @@ TLS_UPGRADE = "TLS/1.2, HTTP/1.1"
 
 MAX_CONTROL_FRAME = 125
 """Bytes. Nothing but control frames is taken from somebody who was refused."""
+
+
+class Refused(web.HTTPError):
+    """Raise it in ``prepare`` or ``get`` to refuse a socket with a reason of the table.
+
+    ``slug`` is one of ``jupyter_token_ws.protocol.reasons.REASONS``; ``KeyError`` for any other.
+    ``retry_after`` is in seconds; ``ValueError`` for a negative one. Clients that opted in get the
+    close code, others the HTTP status. ``text`` says more to who reads JSON: a constant.
+    """
+
+    def __init__(self, slug: str, retry_after: int | None = None, text: str = "") -> None:
+        REASONS[slug].close_reason(retry_after)  # raises for what cannot be told
+        self.slug = slug
+        self.retry_after = retry_after
+        self.text = text or REASONS[slug].text
+        super().__init__(REASONS[slug].http_status)
 
 
 def refusal_headers(reason: Reason, retry_after: int | None = None) -> dict[str, str]:

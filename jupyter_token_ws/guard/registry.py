@@ -22,6 +22,8 @@ from .credentials import CredentialSource
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketHandler
 
+    from .tickets import Grant
+
 CLOSE_EVERYBODY = frozenset({"draining", "token_revoked", "replaced"})
 """Reasons that close with their code also who did not opt in (C3.6)."""
 
@@ -34,7 +36,8 @@ class OpenSocket:
     client came in, ``carrier`` what carries the messages, ``opted_in`` that the client understands
     close codes. ``opened_at`` is in seconds since the epoch. ``kernel`` is the kernel's id where it
     is a kernel socket; ``kernel_id`` stays when the kernel is gone. ``stream`` is the connection's
-    stream where it has one of its own. ``number`` counts the sockets of a server.
+    stream where it has one of its own. ``number`` counts the sockets of a server. ``grant`` is what the
+    ticket stands for that opened it, if one did.
 
     When it ends, ``ended_by`` is ``client``, ``server`` or ``keepalive``, ``code`` the server's
     close code if it gave one, and ``slug`` its reason if that is one of the table.
@@ -55,6 +58,7 @@ class OpenSocket:
     user_name: str = ""
     kernel_id: str | None = None
     number: int = 0
+    grant: Grant | None = None
     ended_by: str = "client"
     code: int | None = None
     slug: str | None = None
@@ -133,6 +137,10 @@ class Registry:
     def count(self, principal: str) -> int:
         """How many sockets of one principal are open."""
         return self._counts[principal]
+
+    def by_family(self, family: str) -> list[OpenSocket]:
+        """The sockets that a ticket of this family opened."""
+        return [socket for socket in self if socket.grant and socket.grant.family == family]
 
     def by_principal(self, principal: str) -> list[OpenSocket]:
         """The sockets of one principal."""

@@ -24,8 +24,7 @@ from jupyter_token_ws.protocol.capabilities import (
 from jupyter_token_ws.protocol.reasons import REASONS, error_document, slug_for_status
 
 from .core import Guard
-from .handler import Refused
-from .refusal import refusal_headers
+from .refusal import Refused, refusal_headers
 from .routes import socket_templates
 
 API = "api/token-ws"
@@ -67,6 +66,7 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
             keepalive_interval=options.keepalive_interval,
             keepalive_timeout=options.keepalive_timeout,
             features=guard.features,
+            login=guard.login_document,
         )
     )
 
@@ -111,7 +111,7 @@ class ApiHandler(JupyterHandler):
         if self._needs_tls and Guard.of(self.application).lacks_tls(self.request):
             raise Refused("tls_required")
         kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if self.request.body and kind != "application/json":
+        if self._carries_body() and kind != "application/json":
             raise web.HTTPError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         await super().prepare()
         self._common_headers()
@@ -119,6 +119,9 @@ class ApiHandler(JupyterHandler):
             self.set_status(HTTPStatus.UNPROCESSABLE_ENTITY)
             self.set_header(versions.SUPPORTED_HEADER, ", ".join(versions.API_VERSIONS))
             self.finish(versions.unsupported_document())
+
+    def _carries_body(self) -> bool:
+        return bool(self.request.body)
 
     def _methods(self) -> list[str]:
         """What the handler has, among what a request may ask for."""
@@ -147,9 +150,9 @@ class ApiHandler(JupyterHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Errors are JSON: ``{"status": slug, "message": text}``."""
         error = kwargs.get("exc_info", (None, None))[1]
-        retry_after: int | None = None
+        retry_after, text = None, ""
         if isinstance(error, Refused):
-            slug, retry_after = error.slug, error.retry_after
+            slug, retry_after, text = error.slug, error.retry_after, error.text
         else:
             slug = "forbidden" if status_code in (401, 403) else slug_for_status(status_code)
         self._common_headers()
@@ -157,7 +160,7 @@ class ApiHandler(JupyterHandler):
             self.set_header("Allow", ", ".join(self._methods()))
         for name, value in refusal_headers(REASONS[slug], retry_after).items():
             self.set_header(name, value)
-        self.finish(error_document(REASONS[slug], retry_after))
+        self.finish(error_document(REASONS[slug], retry_after, text))
 
     @allow_unauthenticated
     def options(self, *args: Any, **kwargs: Any) -> None:

@@ -15,7 +15,8 @@ from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.websocket import WebSocketHandler
 
 from .bearer import bearer_class, can_watch, may_bear
-from .handler import Refused, guarded_class
+from .handler import guarded_class
+from .refusal import Refused
 
 if TYPE_CHECKING:
     from .core import Guard
@@ -102,9 +103,10 @@ class GuardRouter(routing.Router):
         return self._instead(request, delegate, guarded)
 
     def _watched(self, request: HTTPServerRequest, delegate: Any) -> HTTPMessageDelegate:
-        """The delegate for a request that is no websocket's: wrong tokens in it are counted."""
+        """The delegate for a request that is no websocket's: it may bear a ticket, or a wrong token."""
         guard, kind = self._guard, delegate.handler_class
-        if not (guard.throttle.active and may_bear(request) and can_watch(kind)):
+        watches = guard.throttle.active or guard.tickets is not None
+        if not (watches and may_bear(request) and can_watch(kind)):
             return cast("HTTPMessageDelegate", delegate)
         try:
             watched = bearer_class(kind)

@@ -59,13 +59,19 @@ class Throttle:
         """Whether anything is counted or remembered."""
         return self._limited or self.remembered.seconds > 0
 
+    def client(self, request: HTTPServerRequest) -> str | None:
+        """The address as which a client is counted; ``None`` where nobody can know it, with one warning."""
+        address = self.proxies.client(request)
+        if address is None:
+            self._warn()
+        return address
+
     async def wrong(self, request: HTTPServerRequest, tokens: Iterable[str]) -> int | None:
         """These tokens of a request, one at least, admitted nobody. Seconds to wait, if too many were."""
         if not self._limited:
             return None
-        address = self.proxies.client(request)
+        address = self.client(request)
         if address is None:
-            self._warn()
             return None
         waits = [await self.store.wrong(address, self._digest(token)) for token in set(tokens)]
         return math.ceil(max(waits)) or None

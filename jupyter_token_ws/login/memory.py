@@ -15,6 +15,7 @@ from traitlets import Integer
 
 from jupyter_token_ws.protocol.tickets import is_current
 
+from .secrecy import Mask
 from .store import Held, KeepingStore
 from .tickets import (
     ExpiredTicket,
@@ -47,6 +48,8 @@ class _Family:
 
 class MemoryTicketStore(KeepingStore):
     """Keeps tickets in this process."""
+
+    cipher = Mask()
 
     max_tickets = Integer(
         10_000,

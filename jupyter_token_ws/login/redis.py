@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from traitlets import Float, Integer, Unicode, default
 
+from .secrecy import AesGcm
 from .store import Held, KeepingStore
 from .tickets import (
     ExpiredTicket,
@@ -42,7 +43,7 @@ URL_VARIABLE = "JUPYTER_TOKEN_WS_REDIS_URL"
 """The environment variable with the address of Redis, for those who keep its password there."""
 
 _MISSING = (
-    "Tickets in Redis need the package redis: pip install 'jupyter_token_ws[redis]'."
+    "Tickets in Redis need the packages redis and cryptography: pip install 'jupyter_token_ws[redis]'."
     " Without it there is the store in memory."
 )
 
@@ -143,7 +144,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 class RedisTicketStore(KeepingStore):
     """Keeps tickets in Redis 5 or newer: one Redis with its replicas, not Redis Cluster.
 
-    Raises ``ImportError`` where the package redis is missing.
+    Raises ``ImportError`` where the package redis or cryptography is missing.
     """
 
     url = Unicode(
@@ -180,6 +181,7 @@ class RedisTicketStore(KeepingStore):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         try:
+            self.cipher = AesGcm()
             library: Any = import_module("redis.asyncio")
             retry: Any = import_module("redis.asyncio.retry")
             backoff: Any = import_module("redis.backoff")

@@ -30,7 +30,6 @@ from traitlets import Integer, Unicode
 from jupyter_token_ws.protocol.subprotocols import MAX_TOKEN_SIZE
 from jupyter_token_ws.protocol.tickets import PREFIX, is_current
 
-from .secrecy import hkdf
 from .store import TicketStore
 from .tickets import (
     Credential,
@@ -119,18 +118,24 @@ class SealedTicketStore(TicketStore):
         try:
             aead: Any = import_module("cryptography.hazmat.primitives.ciphers.aead")
             exceptions: Any = import_module("cryptography.exceptions")
+            hashes: Any = import_module("cryptography.hazmat.primitives.hashes")
+            kdf: Any = import_module("cryptography.hazmat.primitives.kdf.hkdf")
         except ImportError as error:
             raise ImportError(_MISSING) from error
         self._invalid: type[Exception] = exceptions.InvalidTag
         if not self.server:
             raise KeyProblem("sealed tickets need a name for this server: SealedTicketStore.server")
-        self._keys: dict[bytes, Any] = {}
+
+        def derived(key: bytes, purpose: bytes, size: int) -> bytes:
+            made: bytes = kdf.HKDF(hashes.SHA256(), size, _SALT, purpose).derive(key)
+            return made
+
         keys = self._read_keys()
-        for key in reversed(keys):
-            self._keys[hkdf(key, _SALT, b"name", _NAME_SIZE)] = aead.AESGCM(
-                hkdf(key, _SALT, b"key", _KEY_SIZE)
-            )
-        self._sealing = hkdf(keys[0], _SALT, b"name", _NAME_SIZE)
+        self._keys = {
+            derived(key, b"name", _NAME_SIZE): aead.AESGCM(derived(key, b"key", _KEY_SIZE))
+            for key in reversed(keys)
+        }
+        self._sealing = derived(keys[0], b"name", _NAME_SIZE)
 
     def _read_keys(self) -> list[bytes]:
         if not self.key_file:

@@ -1,69 +1,85 @@
 """How a store keeps what it must not know (C6.6): by a hash of the ticket, and encrypted under it.
 
-A ticket is 256 uniformly random bits and encrypts one message only, which it was made for. So no cipher
-is needed that may be used again, nor any package beside the standard library. HKDF (RFC 5869) makes
-of the ticket a name for it, a key for the MAC and a key as long as the message; message and key are XORed,
-and HMAC-SHA256 goes over the outcome. That is DEM3 of ISO/IEC 18033-2, as ECIES has it in SEC 1 section
-5.1: an authenticated encryption for one message a key.
+A ticket is 256 uniformly random bits, which nobody guesses, and nothing else is ever encrypted under it than
+what it was made for. So a keyed hash makes of it all that is needed: a name, and a key of its own.
+
+``AesGcm`` is for what leaves this process; it is the package cryptography's. ``Mask`` is for this process's
+own memory and needs no package: a dump of the memory shows no credential of a ticket that is not in use, and
+whoever can change it there needs no ticket.
 """
 
 from __future__ import annotations
 
-import hmac
+import hashlib
+import secrets
+from importlib import import_module
+from typing import Any, Protocol
 
-_HASH = "sha256"
-_SIZE = 32
-_SALT = b"jupyter_token_ws ticket 1"
+MAX_SIZE = 8192
+"""Bytes of a message at most."""
 
-MAX_SIZE = 255 * _SIZE - _SIZE
-"""Bytes of a message at most: HKDF makes no longer keys."""
+_NONCE_SIZE = 12
 
 
 class Tampered(Exception):  # noqa: N818 - it is no error of ours
     """What was encrypted under a ticket is not what is there now."""
 
 
-def hkdf(secret: bytes, salt: bytes, info: bytes, size: int) -> bytes:
-    """``size`` bytes derived from a secret by HKDF-SHA256 (RFC 5869), for the purpose ``info``.
+class Cipher(Protocol):
+    """Encrypts one message under a ticket."""
 
-    Raises ``ValueError`` for more than 8,160 bytes.
-    """
-    if size > 255 * _SIZE:
-        raise ValueError("HKDF-SHA256 makes at most 8160 bytes")
-    key = hmac.digest(salt, secret, _HASH)
-    block, made = b"", b""
-    for counter in range(1, -(-size // _SIZE) + 1):
-        block = hmac.digest(key, block + info + bytes([counter]), _HASH)
-        made += block
-    return made[:size]
+    def encrypt(self, secret: bytes, message: bytes) -> bytes:
+        """A message encrypted under a ticket. One message a ticket, ever."""
+
+    def decrypt(self, secret: bytes, box: bytes) -> bytes:
+        """The message that ``encrypt`` was given. Raises ``Tampered`` where that is known to be another."""
+
+
+def _derived(secret: bytes, purpose: bytes) -> bytes:
+    # BLAKE2b with key and personalisation (RFC 7693 sections 2.5 and 2.8): what it makes for one purpose
+    # says nothing of what it makes for another, nor of the ticket.
+    return hashlib.blake2b(key=secret, person=purpose, digest_size=32).digest()
 
 
 def name_of(secret: bytes) -> str:
     """The name by which a store finds a ticket and from which nobody finds the ticket."""
-    return hkdf(secret, _SALT, b"name", _SIZE).hex()
+    return _derived(secret, b"jtws name").hex()
 
 
-def encrypt(secret: bytes, message: bytes) -> bytes:
-    """A message encrypted under a ticket. One message a ticket, ever.
+class Mask:
+    """Hides a message by as many bytes of SHAKE256 (FIPS 202), and does not see whether it was changed."""
 
-    Raises ``ValueError`` for a message of more than ``MAX_SIZE`` bytes.
-    """
-    key = hkdf(secret, _SALT, b"message", _SIZE + len(message))
-    encrypted = _xor(message, key[_SIZE:])
-    return hmac.digest(key[:_SIZE], encrypted, _HASH) + encrypted
+    def encrypt(self, secret: bytes, message: bytes) -> bytes:
+        """See ``Cipher``."""
+        size = len(message)
+        mask = hashlib.shake_256(_derived(secret, b"jtws mask")).digest(size)
+        return (int.from_bytes(message, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
 
-
-def decrypt(secret: bytes, box: bytes) -> bytes:
-    """The message that ``encrypt`` was given. Raises ``Tampered`` for anything else."""
-    tag, encrypted = box[:_SIZE], box[_SIZE:]
-    if len(encrypted) > MAX_SIZE:
-        raise Tampered
-    key = hkdf(secret, _SALT, b"message", _SIZE + len(encrypted))
-    if not hmac.compare_digest(tag, hmac.digest(key[:_SIZE], encrypted, _HASH)):
-        raise Tampered
-    return _xor(encrypted, key[_SIZE:])
+    decrypt = encrypt
 
 
-def _xor(one: bytes, other: bytes) -> bytes:
-    size = len(one)
-    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(size, "big")
+class AesGcm:
+    """AES-256-GCM (NIST SP 800-38D). Raises ``ImportError`` where the package cryptography is missing."""
+
+    def __init__(self) -> None:
+        aead: Any = import_module("cryptography.hazmat.primitives.ciphers.aead")
+        exceptions: Any = import_module("cryptography.exceptions")
+        self._cipher: Any = aead.AESGCM
+        self._invalid: type[Exception] = exceptions.InvalidTag
+
+    def encrypt(self, secret: bytes, message: bytes) -> bytes:
+        """See ``Cipher``."""
+        nonce = secrets.token_bytes(_NONCE_SIZE)
+        box: bytes = self._cipher(_derived(secret, b"jtws aes-gcm")).encrypt(nonce, message, None)
+        return nonce + box
+
+    def decrypt(self, secret: bytes, box: bytes) -> bytes:
+        """See ``Cipher``; it is known of every bit."""
+        nonce, box = box[:_NONCE_SIZE], box[_NONCE_SIZE:]
+        try:
+            message: bytes = self._cipher(_derived(secret, b"jtws aes-gcm")).decrypt(
+                nonce, box, None
+            )
+        except (self._invalid, ValueError):
+            raise Tampered from None
+        return message

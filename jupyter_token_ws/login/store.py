@@ -243,11 +243,13 @@ class Held:
 
 
 class KeepingStore(TicketStore):
-    """A store that keeps tickets: by their names, and encrypted under them (C6.6).
+    """A store that keeps tickets: by their names, and encrypted under them (C6.6), by ``cipher``.
 
     Subclasses keep them; how long one lives is by the clock of whoever does, so that servers which share
     a store need no common one.
     """
+
+    cipher: secrecy.Cipher
 
     @abstractmethod
     async def _put(
@@ -295,7 +297,7 @@ class KeepingStore(TicketStore):
         now = ticket.issued_at
         held = Held(
             ticket.family,
-            secrecy.encrypt(secret, message),
+            self.cipher.encrypt(secret, message),
             ticket.single_use,
             ticket.expires_at - now,
             ticket.family_ends_at - now,
@@ -319,7 +321,7 @@ class KeepingStore(TicketStore):
         held = await self._get(secrecy.name_of(secret), use)
         now = self.clock()
         try:
-            message = secrecy.decrypt(secret, held.box)
+            message = self.cipher.decrypt(secret, held.box)
         except secrecy.Tampered:
             self._logger.warning("A ticket in the store is not as it was issued: it is refused")
             raise UnknownTicket from None

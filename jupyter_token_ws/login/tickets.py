@@ -105,8 +105,9 @@ class StoreFull(StoreUnavailable):
 class Credential:
     """What a ticket stands for (C6.3).
 
-    ``kind`` says how to show it to the identity provider, ``"token"`` or ``"cookie"`` for instance; the
-    stores do not look at it. ``value`` is the secret: a token, or a login cookie's value.
+    ``kind`` says how to show it to the identity provider: in the header ``Authorization`` or ``Cookie``; the
+    stores do not look at it. ``value`` is what stands there, the secret. Both are empty where
+    authentication is off.
     """
 
     kind: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -27,7 +27,8 @@ class Facts:
 
     ``sockets`` are route templates below ``base_url``. ``close_reasons`` is one of
     ``CLOSE_REASONS``. ``keepalive_interval`` 0 means that the guard sends no pings,
-    ``keepalive_timeout`` 0 that it drops nobody for silence.
+    ``keepalive_timeout`` 0 that it drops nobody for silence. ``login`` is what there is to say of
+    login, ``None`` where there is none.
     """
 
     base_url: str
@@ -39,6 +40,7 @@ class Facts:
     keepalive_interval: float
     keepalive_timeout: float
     features: frozenset[Feature] = frozenset({Feature.GUARD})
+    login: Mapping[str, Any] | None = None
 
 
 def capabilities_document(facts: Facts) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def capabilities_document(facts: Facts) -> dict[str, Any]:
             "mode": facts.close_reasons,
             "codes": published(facts.features),
         }
+    if facts.login is not None:
+        document["login"] = dict(facts.login)
     if facts.keepalive_interval > 0:
         document["keepalive"] = {"interval": facts.keepalive_interval}
         if facts.keepalive_timeout > 0:

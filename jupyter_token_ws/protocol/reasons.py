@@ -175,9 +175,14 @@ def parse_close(code: int, reason: str) -> Closed | None:
     return Closed(row, int(match[2]) if match[2] else None)
 
 
-def error_document(reason: Reason, retry_after: int | None = None) -> dict[str, Any]:
-    """The JSON body of an error on our REST paths: ``status``, ``message``, ``retry_after`` (section 5)."""
-    document: dict[str, Any] = {"status": reason.slug, "message": reason.text}
+def error_document(
+    reason: Reason, retry_after: int | None = None, text: str = ""
+) -> dict[str, Any]:
+    """The JSON body of an error on our REST paths: ``status``, ``message``, ``retry_after`` (section 5).
+
+    ``text`` is a message that says more than the reason's own.
+    """
+    document: dict[str, Any] = {"status": reason.slug, "message": text or reason.text}
     if retry_after is not None:
         document["retry_after"] = retry_after
     return document

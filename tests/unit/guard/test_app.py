@@ -47,7 +47,7 @@ def own_traits() -> dict[str, Any]:
 
 def test_every_option_is_a_trait_and_explained():
     traits = own_traits()
-    assert set(traits) == OPTIONS | BRIDGE_OPTIONS
+    assert set(traits) == OPTIONS | BRIDGE_OPTIONS | {"login", "ticket_store", "password_wait"}
     for name, trait in traits.items():
         assert len(trait.help) > 30, name
         if type(trait).__name__ == "Float":
