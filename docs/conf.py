@@ -40,6 +40,8 @@ how-to/token-websocket-in-your-page
 how-to/use-it-from-your-client
 how-to/close-with-a-reason
 how-to/configure
+how-to/limit-and-require-tls
+how-to/jupyterhub
 how-to/size-it-for-your-server
 ```
 

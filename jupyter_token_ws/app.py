@@ -24,6 +24,7 @@ from .guard import logs, referrer, rest, router
 from .guard.addresses import Proxies
 from .guard.core import Guard, GuardOptions
 from .login import handler as login_handler
+from .login.directory import HubServerDirectory, ServerDirectory, StaticServerDirectory
 from .login.memory import MemoryTicketStore
 from .login.redis import RedisTicketStore
 from .login.sealed import KeyProblem, SealedTicketStore
@@ -62,13 +63,20 @@ _STORES: dict[str, type[TicketStore]] = {
 }
 
 
+_DIRECTORIES: dict[str, type[ServerDirectory] | None] = {
+    "none": None,
+    "static": StaticServerDirectory,
+    "hub": HubServerDirectory,
+}
+
+
 class TokenWebSocketApp(ExtensionApp):
     """Takes tokens from the websocket subprotocol and tells refusals by close codes."""
 
     name = "jupyter_token_ws"
     extension_url = "/"
     load_other_extensions = True
-    classes = list(_STORES.values())  # noqa: RUF012 - as upstream's own
+    classes = [*_STORES.values(), *filter(None, _DIRECTORIES.values())]  # noqa: RUF012 - as upstream's own
     description = __doc__ or ""
 
     enabled = Bool(
@@ -202,6 +210,13 @@ class TokenWebSocketApp(ExtensionApp):
         " servers that trust each other; needs jupyter_token_ws[redis]. 'sealed': nowhere, they are"
         " encrypted under a key of the server, and can neither be revoked nor be for one use; needs"
         " jupyter_token_ws[sealed].",
+    ).tag(config=True)
+    server_directory = Enum(
+        tuple(_DIRECTORIES),
+        default_value="none",
+        help="Who knows that users who log in here have a server elsewhere. They get a token for that one,"
+        " and their websockets are refused here with 4421 other_server. 'static': StaticServerDirectory, the"
+        " configuration. 'hub': HubServerDirectory, a JupyterHub.",
     ).tag(config=True)
     password_wait = Float(
         10,
@@ -362,10 +377,20 @@ class TokenWebSocketApp(ExtensionApp):
             options["server"] = f"{socket.gethostname()} {server.ip}:{server.port}{server.base_url}"
         try:
             store = kind(parent=self, log=self.log, **options)
+            directory = self._directory_of(store)
         except (ImportError, KeyProblem, TraitError) as error:
             self._end(server, error)
             return
-        Login(self.guard, store, password_wait=self.password_wait)
+        Login(self.guard, store, password_wait=self.password_wait, directory=directory)
+
+    def _directory_of(self, store: TicketStore) -> ServerDirectory | None:
+        kind = _DIRECTORIES[self.server_directory]
+        if kind is None:
+            return None
+        directory = kind(parent=self, log=self.log)
+        directory.base_url = cast("ServerApp", self.serverapp).base_url
+        directory.lifetimes = store.lifetimes
+        return directory
 
     def _other_connection_class(self) -> str | None:
         """The class that an administrator chose for kernels, or a gateway's; ``None`` for the default."""
@@ -436,6 +461,8 @@ class TokenWebSocketApp(ExtensionApp):
             login: Login | None = self._application.settings.get(LOGIN)
             if login is not None:
                 await login.store.close()
+                if login.directory is not None:
+                    login.directory.close()
             bridge: Bridge | None = self._application.settings.get(SETTING)
             if bridge is not None:
                 bridge.close()

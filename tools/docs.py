@@ -29,7 +29,9 @@ from jupyter_token_ws.guard import events as guard_events
 from jupyter_token_ws.guard.core import GuardOptions
 from jupyter_token_ws.guard.metrics import DESCRIBED
 from jupyter_token_ws.guard.rest import CAPABILITIES, PAGE_CONFIG, SCHEMA, SIGNED_IN
+from jupyter_token_ws.login.directory import ServerDirectory
 from jupyter_token_ws.login.service import PATH
+from jupyter_token_ws.login.store import TicketStore
 from jupyter_token_ws.protocol import subprotocols, versions
 from jupyter_token_ws.protocol.capabilities import (
     Facts,
@@ -217,8 +219,19 @@ def configuration() -> str:
 
 def stores() -> str:
     """One section per store of tickets, with its options."""
+    return _options_of(TicketStore)
+
+
+def directories() -> str:
+    """One section per directory of servers, with its options."""
+    return _options_of(ServerDirectory)
+
+
+def _options_of(base: type) -> str:
     parts = []
     for kind in TokenWebSocketApp.classes:
+        if not issubclass(kind, base):
+            continue
         rows = []
         for name, trait in sorted(kind.class_traits(config=True).items()):
             value = _value(trait.default_value) if trait.default_value != "" else ""
@@ -387,6 +400,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "codes short": codes_short,
     "configuration": configuration,
     "stores": stores,
+    "directories": directories,
     "events": events,
     "limits": limits,
     "metrics": metrics,

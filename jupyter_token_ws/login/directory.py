@@ -10,7 +10,6 @@ followed, an answer has little time and little room, and what is odd is no answe
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
@@ -150,7 +149,6 @@ class ServerDirectory(LoggingConfigurable):
         if now - since >= self.memory:
             elsewhere = await self._is_elsewhere(caller)
             self._known[caller.user] = now, elsewhere
-            self._known.move_to_end(caller.user)
             if len(self._known) > MAX_REMEMBERED:
                 self._known.popitem(last=False)
         return elsewhere
@@ -214,10 +212,7 @@ class ServerDirectory(LoggingConfigurable):
             request.headers["Content-Type"] = "application/json"
             request.headers[versions.HEADER] = versions.API_VERSIONS[0]
         try:
-            # The client's own time begins anew with each part.
-            return await asyncio.wait_for(
-                self._client.fetch(request, raise_error=False), self.timeout
-            )
+            return await self._client.fetch(request, raise_error=False)
         except Exception as error:  # noqa: BLE001 - whatever an odd answer makes of the client
             raise self._no_answer(url, type(error).__name__) from None
 

@@ -35,7 +35,8 @@ from jupyter_token_ws.guard.rest import ApiHandler
 from jupyter_token_ws.protocol.subprotocols import parse_offer
 from jupyter_token_ws.protocol.tickets import is_ticket
 
-from .service import PATH, Login, Place, name_of, refuse
+from .directory import Place
+from .service import PATH, Login, login_cookie, name_of, refuse
 from .tickets import Credential, Issued, RevokedTicket, Ticket, TicketError
 
 if TYPE_CHECKING:
@@ -191,7 +192,12 @@ class LoginHandler(ApiHandler):
         if asked.renew:
             issued = await self._renew(asked)
         else:
-            issued = await self._issue(asked)
+            judged, behind, source = await self._log_in(asked)
+            place = await self._place(judged)
+            if place is not None:
+                await self._send_elsewhere(judged, place, asked)
+                return
+            issued = await self._issue(judged, behind, source, asked)
         ticket = issued.ticket
         self.finish(
             {
@@ -199,7 +205,7 @@ class LoginHandler(ApiHandler):
                 "token_type": "Bearer",
                 **self._until(ticket),
                 "user": dict(ticket.user),
-                "server": await self._server(ticket.user),
+                "server": self._server(None),
             }
         )
 
@@ -210,7 +216,7 @@ class LoginHandler(ApiHandler):
         ticket = await self._ticket(judged)
         user = self._model(judged.user) if ticket is None else dict(ticket.user)
         until = {} if ticket is None else self._until(ticket)
-        self.finish({**until, "user": user, "server": await self._server(judged.user)})
+        self.finish({**until, "user": user, "server": self._server(await self._place(judged))})
 
     @allow_unauthenticated
     async def delete(self) -> None:
@@ -320,7 +326,8 @@ class LoginHandler(ApiHandler):
 
     # -- tickets -----------------------------------------------------------------------------------
 
-    async def _issue(self, asked: Asked) -> Issued:
+    async def _log_in(self, asked: Asked) -> tuple[Judged, Credential, str]:
+        """Who logs in, what a ticket for them is to stand for, and by what they did."""
         source = "password"
         if not auth_enabled(self._provider):
             judged = await self._judged(self._judge, self)
@@ -336,6 +343,9 @@ class LoginHandler(ApiHandler):
                 judged = await self._ambient()
             source = judged.handshake.source.value if asked.token is None else "token"
             judged, behind = await self._behind(judged)
+        return judged, behind, source
+
+    async def _issue(self, judged: Judged, behind: Credential, source: str, asked: Asked) -> Issued:
         handshake = judged.handshake
         try:
             issued = await self._login.store.issue(
@@ -368,7 +378,7 @@ class LoginHandler(ApiHandler):
             return judged, Credential("Authorization", handshake.authorization)
         shown = None
         if handshake.source is CredentialSource.COOKIE:
-            shown = _login_cookie(self._provider, self, headers.get("Cookie", ""))
+            shown = login_cookie(self._provider, self, headers.get("Cookie", ""))
         if shown is None:
             _refuse_other()
         try:
@@ -413,14 +423,34 @@ class LoginHandler(ApiHandler):
         left = max(0.0, ticket.expires_at - self._login.store.clock())
         return {"expires_in": round(left, 3), "expires_at": round(ticket.expires_at, 3)}
 
-    async def _server(self, user: Any) -> dict[str, Any]:
-        """Where the user's server is: here, unless a directory knows better (C6.2)."""
-        place: Place | None = None
-        if self._login.directory is not None:
-            place = await self._login.directory.place(self, user)
+    async def _place(self, judged: Judged) -> Place | None:
+        """Where the user's server is, if it is another (C6.2)."""
+        return await self._login.locate(judged.handler, judged.handshake)
+
+    def _server(self, place: Place | None) -> dict[str, Any]:
         if place is None:
-            place = Place(f"{self.request.protocol}://{self.request.host}{self.base_url}")
+            here = f"{self.request.protocol}://{self.request.host}{self.base_url}"
+            place = Place(here, ready=True)
         return {"base_url": place.base_url, "ready": place.ready}
+
+    async def _send_elsewhere(self, judged: Judged, place: Place, asked: Asked) -> None:
+        """Answer with a credential for another server, which stands for nothing here."""
+        login = self._login
+        caller = login.caller(judged.handler, judged.handshake)
+        try:
+            granted = await cast("Any", login.directory).log_in(caller, place, **asked.options)
+        except TicketError as error:
+            refuse(error)
+        self.finish(
+            {
+                "token": granted.token,
+                "token_type": "Bearer",
+                "expires_in": round(granted.expires_in, 3),
+                "expires_at": round(granted.expires_at, 3),
+                "user": self._model(judged.user),
+                "server": self._server(place),
+            }
+        )
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """As all our paths, readable for the pages that may read the rest."""
@@ -448,21 +478,6 @@ def _set_by(handler: DetachedHandler) -> str:
     """The cookies that a handler is about to set, as a browser would send them back."""
     jar: Any = getattr(handler, "_new_cookie", {})
     return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items() if morsel.value)
-
-
-def _login_cookie(
-    provider: IdentityProvider, handler: JupyterHandler, cookies: str
-) -> tuple[str, str] | None:
-    """Of all cookies what logs in: the provider's own, or under JupyterHub the token inside it (C6.3)."""
-    shown = detach(handler, None)
-    shown.request.headers["Cookie"] = cookies
-    hub_auth: Any = getattr(provider, "hub_auth", None)
-    if hub_auth is not None:
-        token = hub_auth.get_token(shown, in_cookie=True)
-        return ("Authorization", f"token {token}") if token else None
-    name = provider.get_cookie_name(shown)
-    value = shown.get_cookie(name)
-    return None if value is None else ("Cookie", f"{name}={value}")
 
 
 def handlers() -> list[tuple[str, type[JupyterHandler]]]:

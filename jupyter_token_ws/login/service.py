@@ -1,7 +1,7 @@
 """Login on one server: its tickets, and the one rule by which requests that bear a ticket are judged.
 
 The guard asks here what a ticket stands for, for websockets and REST alike; ``handler`` is the REST path
-where tickets are had. Where else a user may have a server is a ``Directory``'s to say.
+where tickets are had. Where else a user may have a server is a ``ServerDirectory``'s to say.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from jupyter_token_ws.guard.credentials import header_token
+from jupyter_token_ws.guard.identity import detach
 from jupyter_token_ws.guard.limits import Pace
 from jupyter_token_ws.guard.refusal import Refused
 from jupyter_token_ws.guard.tickets import Grant
 from jupyter_token_ws.protocol.reasons import Feature
 
+from .directory import Caller
 from .tickets import BadRequest, Ticket, TicketError, UnknownTicket
 
 if TYPE_CHECKING:
-    from jupyter_server.base.handlers import JupyterHandler
+    from jupyter_server.auth.identity import IdentityProvider
+    from tornado import web
     from tornado.httputil import HTTPServerRequest
 
     from jupyter_token_ws.guard.core import Guard
+    from jupyter_token_ws.guard.handshake import Handshake
 
+    from .directory import Place, ServerDirectory
     from .store import TicketStore
 
 SETTING = "token_ws_login"
@@ -32,21 +37,6 @@ SETTING = "token_ws_login"
 
 PATH = "api/token-ws/login"
 """Where tickets are had, below the server's base."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """The server of a user: its base URL, and whether it is there to be used."""
-
-    base_url: str
-    ready: bool = True
-
-
-class Directory(Protocol):
-    """Knows which server is whose (C6.2)."""
-
-    async def place(self, handler: JupyterHandler, user: Any) -> Place | None:
-        """The server of a user who was admitted by the handler's request; ``None``: the one asked."""
 
 
 class Login:
@@ -65,7 +55,7 @@ class Login:
         store: TicketStore,
         *,
         password_wait: float = 10.0,
-        directory: Directory | None = None,
+        directory: ServerDirectory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.guard = guard
@@ -81,6 +71,8 @@ class Login:
         self._base = base
         self._path = f"{base.rstrip('/')}/{PATH}"
         guard.tickets = self
+        if directory is not None:
+            guard.elsewhere = self.belongs_elsewhere
         guard.features |= {Feature.LOGIN}
         guard.login_document = {
             "path": PATH,
@@ -126,6 +118,43 @@ class Login:
         except TicketError as error:
             refuse(error)
 
+    # -- other servers -----------------------------------------------------------------------------
+
+    async def belongs_elsewhere(self, handler: web.RequestHandler) -> bool:
+        """Whether the websockets of whoever was admitted belong to another server (4421)."""
+        caller = self.caller(handler, self.guard.begin(handler.request))
+        if not caller.user:
+            return False
+        try:
+            return await cast("ServerDirectory", self.directory).belongs_elsewhere(caller)
+        except TicketError as error:
+            refuse(error)
+
+    async def locate(self, handler: web.RequestHandler, handshake: Handshake) -> Place | None:
+        """The server of whoever was admitted, ``None`` for this one. Raises ``Refused``."""
+        caller = self.caller(handler, handshake)
+        if self.directory is None or not caller.user:
+            return None
+        try:
+            return await self.directory.locate(caller)
+        except TicketError as error:
+            refuse(error)
+
+    def caller(self, handler: web.RequestHandler, handshake: Handshake) -> Caller:
+        """Whoever was admitted, as a directory asks for them; who has no name belongs here (C2.8)."""
+        kind, _, name = handshake.principal.partition(":")
+        if kind != "user":
+            return Caller("")
+        grant, token = handshake.grant, handshake.ours
+        if grant is not None:
+            token = grant.secret if grant.header == "Authorization" else None
+        elif token is None:
+            provider = self.guard.application.settings["identity_provider"]
+            cookies = handler.request.headers.get("Cookie", "")
+            header, value = login_cookie(provider, handler, cookies) or ("", "")
+            token = header_token(value) if header == "Authorization" else None
+        return Caller(name, token)
+
     # -- passwords ---------------------------------------------------------------------------------
 
     async def take_turn(self, request: HTTPServerRequest) -> Callable[[], None]:
@@ -142,6 +171,22 @@ class Login:
         if seconds:
             await asyncio.sleep(seconds)
         return lambda: pace.give_back(client)
+
+
+def login_cookie(
+    provider: IdentityProvider, handler: web.RequestHandler, cookies: str
+) -> tuple[str, str] | None:
+    """Of all cookies what logs in, as a header and its value: the provider's own cookie, or under JupyterHub
+    the token inside it (C6.3)."""
+    shown = detach(handler, None)
+    shown.request.headers["Cookie"] = cookies
+    hub_auth: Any = getattr(provider, "hub_auth", None)
+    if hub_auth is not None:
+        token = hub_auth.get_token(shown, in_cookie=True)
+        return ("Authorization", f"token {token}") if token else None
+    name = provider.get_cookie_name(shown)
+    value = shown.get_cookie(name)
+    return None if value is None else ("Cookie", f"{name}={value}")
 
 
 def grant_of(ticket: Ticket) -> Grant:

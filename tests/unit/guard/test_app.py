@@ -29,6 +29,7 @@ BRIDGE_OPTIONS = {
     "backlog_overflow",
     "backlog_age",
 }
+LOGIN_OPTIONS = {"login", "ticket_store", "server_directory", "password_wait"}
 
 
 def test_the_extension_point():
@@ -47,7 +48,7 @@ def own_traits() -> dict[str, Any]:
 
 def test_every_option_is_a_trait_and_explained():
     traits = own_traits()
-    assert set(traits) == OPTIONS | BRIDGE_OPTIONS | {"login", "ticket_store", "password_wait"}
+    assert set(traits) == OPTIONS | BRIDGE_OPTIONS | LOGIN_OPTIONS
     for name, trait in traits.items():
         assert len(trait.help) > 30, name
         if type(trait).__name__ == "Float":

@@ -4,9 +4,12 @@ redis-server for all of them.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import settings
 
+from tests.support.playing import Other, playing
 from tests.support.redis_server import RedisServer, redis_server
 from tests.unit.guard.conftest import door, guard, jp_server_config, token_ws_config
 
@@ -42,3 +45,14 @@ def redis(one_redis) -> RedisServer:
     """A redis-server that holds nothing, which goes on running."""
     one_redis.clear()
     return one_redis
+
+
+@pytest.fixture
+def other(jp_asyncio_loop):
+    """A server that plays another one."""
+    with ExitStack() as stack:
+
+        async def play() -> Other:
+            return stack.enter_context(playing())
+
+        yield jp_asyncio_loop.run_until_complete(play())

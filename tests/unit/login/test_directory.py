@@ -29,7 +29,7 @@ from jupyter_token_ws.login.directory import (
 )
 from jupyter_token_ws.login.tickets import BadRequest, Unsupported
 from jupyter_token_ws.protocol.reasons import REASONS
-from tests.support.playing import Other, Says, playing
+from tests.support.playing import Says
 from tests.support.process import free_port
 
 TOKEN = "the-token-of-the-caller"
@@ -48,17 +48,6 @@ def environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("JUPYTERHUB"):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def other(jp_asyncio_loop):
-    async def play() -> tuple[Any, Other]:
-        context = playing()
-        return context, context.__enter__()
-
-    context, server = jp_asyncio_loop.run_until_complete(play())
-    yield server
-    context.__exit__(None, None, None)
 
 
 @pytest.fixture

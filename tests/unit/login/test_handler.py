@@ -13,7 +13,7 @@ from tornado import web
 from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws.login.handler import MAX_BODY
-from jupyter_token_ws.login.service import Login, Place
+from jupyter_token_ws.login.service import Login
 from jupyter_token_ws.protocol.capabilities import capabilities_schema
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from jupyter_token_ws.protocol.tickets import PREFIX
@@ -677,23 +677,6 @@ async def test_a_password_waits_for_its_turn(door):
 
 
 # -- where things are ------------------------------------------------------------------------------
-
-
-async def test_C6_2_a_directory_says_where_the_server_is(door, login):
-    asked = []
-
-    class Elsewhere:
-        async def place(self, handler: Any, user: Any) -> Place | None:
-            asked.append(user)
-            return Place("https://other.example/user/ann/", ready=False)
-
-    login.directory = Elsewhere()
-    answer = await ask(door, **bears(door.token))
-    assert read(answer)["server"] == {
-        "base_url": "https://other.example/user/ann/",
-        "ready": False,
-    }
-    assert len(asked) == 1
 
 
 async def test_C4_6_C6_1_the_capabilities_name_it(door):
