@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from jupyter_server.auth.decorator import allow_unauthenticated
-from jupyter_server.auth.identity import IdentityProvider, User
+from jupyter_server.auth.identity import IdentityProvider, LegacyIdentityProvider, User
 from tornado import web
 
 from jupyter_token_ws.guard.core import Guard
@@ -101,9 +101,8 @@ class _Deferred(JudgedProvider):
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         """Whoever was judged so far: in ``prepare`` nobody."""
-        if handler is self._handler and not self._judge.handshake.judged:
-            return None
-        return await super().get_user(handler)
+        user: User | None = self._judge.handshake.user
+        return user
 
 
 @dataclass(frozen=True)
@@ -138,18 +137,15 @@ class LoginHandler(ApiHandler):
         length = self.request.headers.get("Content-Length", "0")
         if length.isdigit() and (len(length) > 9 or int(length) > MAX_BODY):
             raise web.HTTPError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        bound: Any = getattr(self.request.connection, "set_max_body_size", None)
-        if bound is not None:
-            bound(MAX_BODY)  # of what comes in parts
+        cast("Any", self.request.connection).set_max_body_size(MAX_BODY)  # of what comes in parts
 
     def _carries_body(self) -> bool:
         headers = self.request.headers
         return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
 
     def data_received(self, chunk: bytes) -> None:
-        """A part of the body. The connection bounds it where it has one; here it is bounded in any case."""
-        if len(self._body) <= MAX_BODY:
-            self._body += chunk
+        """A part of the body."""
+        self._body += chunk
 
     @functools.cached_property
     def _login(self) -> Login:
@@ -186,8 +182,6 @@ class LoginHandler(ApiHandler):
     @allow_unauthenticated
     async def post(self) -> None:
         """A ticket for a credential, or for an older ticket."""
-        if len(self._body) > MAX_BODY:
-            raise web.HTTPError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         asked = read_body(bytes(self._body), Guard.of(self.application).options.max_token_size)
         if asked.renew:
             issued = await self._renew(asked)
@@ -316,12 +310,13 @@ class LoginHandler(ApiHandler):
             raise Refused("token_rejected")
         right()
         form.current_user = cast("Any", form)._jupyter_current_user = user
-        provider.set_login_cookie(form, user)
+        if isinstance(provider, LegacyIdentityProvider):
+            cast("Any", provider.login_handler_class).set_login_cookie(form, user.username)
+        else:
+            provider.set_login_cookie(form, user)
         cookie = _set_by(form)
         if not cookie:
-            raise Refused(
-                "forbidden", text="what this server keeps of a login cannot be kept in a ticket"
-            )
+            _refuse_other()
         return await self._alone("Cookie", cookie)
 
     # -- tickets -----------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ import json
 from typing import Any
 
 import pytest
+from jupyter_server.auth.identity import IdentityProvider, User
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.websocket import WebSocketHandler
 
+from jupyter_token_ws.guard.refusal import Refused
 from jupyter_token_ws.login.handler import MAX_BODY
 from jupyter_token_ws.login.service import Login
 from jupyter_token_ws.protocol.capabilities import capabilities_schema
@@ -19,7 +21,19 @@ from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from jupyter_token_ws.protocol.tickets import PREFIX
 from tests.support.door import EVENTS, Answer, Door, Socket
 from tests.support.knock import bearing
-from tests.support.providers import BAD, HASH, KINDS, OFF, PASSWORD_AND_TOKEN, SESSION, TOKEN, Kind
+from tests.support.providers import (
+    BAD,
+    HASH,
+    KINDS,
+    OFF,
+    PASSWORD_AND_TOKEN,
+    SESSION,
+    TOKEN,
+    FlagProvider,
+    Kind,
+    PlainLegacyLogin,
+    session_user,
+)
 
 pytestmark = [
     # As in the guard's tests of every provider.
@@ -315,6 +329,8 @@ async def test_C6_1_C6_3_a_token_under_every_provider(door, kind):
     for scheme in kind.schemes:
         answer = await ask(door, "POST", Authorization=f"{scheme} {TOKEN}")
         await judged(door, answer, expected=kind.takes_token or kind.off)
+        answer = await ask(door, "POST", Authorization=f"{scheme} {BAD}")
+        await judged(door, answer, expected=kind.off)
 
 
 @every(*(kind for kind in KINDS if kind.login))
@@ -353,6 +369,155 @@ async def test_C6_1_a_password_under_every_provider(door, kind):
         kept = await Login.of(door.app.web_app.settings).store.look_up(read(answer)["token"])
         assert kept.credential.kind == "Cookie"
     await judged(door, await ask(door, "POST", {"password": "another"}), expected=kind.off)
+
+
+LEGACY_PASSWORD = Kind(
+    "legacy, password",
+    {
+        "ServerApp": {"login_handler_class": PlainLegacyLogin},
+        "PasswordIdentityProvider": {"hashed_password": HASH},
+        "IdentityProvider": {"token": TOKEN},
+    },
+    names=False,
+    login="legacy",
+)
+
+
+@every(LEGACY_PASSWORD)
+async def test_C6_1_a_password_as_before_identity_providers(door, kind):
+    await judged(door, await ask(door, "POST", {"password": "a password"}), expected=True)
+    await judged(door, await ask(door, "POST", {"password": "another"}), expected=False)
+
+
+class Slow(FlagProvider):
+    """Has a form of its own, which takes its time; the cookie is its own too."""
+
+    async def process_login_form(  # type: ignore[override]
+        self, handler: web.RequestHandler
+    ) -> User | None:
+        await asyncio.sleep(0)
+        typed = handler.get_argument("password")
+        if typed == "broken":
+            raise web.HTTPError(502)
+        if typed == "locked":
+            raise web.HTTPError(403)
+        return User("ann") if typed == "right" else None
+
+    def set_login_cookie(self, handler: web.RequestHandler, user: User) -> None:
+        handler.set_cookie("session", "of-ann")
+
+
+class Cookieless(Slow):
+    """The same, but it keeps nothing."""
+
+    def set_login_cookie(self, handler: web.RequestHandler, user: User) -> None: ...
+
+
+def of(provider: type[IdentityProvider]) -> Kind:
+    return Kind(provider.__name__, {"ServerApp": {"identity_provider_class": provider}})
+
+
+@every(of(Slow))
+async def test_C6_1_a_password_by_a_form_of_the_providers_own(door, kind):
+    await judged(door, await ask(door, "POST", {"password": "right"}), expected=True)
+    for wrong in ("locked", "wrong"):
+        await judged(door, await ask(door, "POST", {"password": wrong}), expected=False)
+    broken = await ask(door, "POST", {"password": "broken"})
+    assert (broken.status, read(broken)["status"]) == (502, "internal_error")
+
+
+@every(of(Cookieless))
+async def test_C6_1_a_password_that_leaves_no_cookie_gives_no_ticket(door, kind):
+    answer = await ask(door, "POST", {"password": "right"})
+    assert (answer.status, read(answer)["status"]) == (403, "forbidden")
+
+
+class Hub(FlagProvider):
+    """Keeps a token in its cookie, as JupyterHub's does."""
+
+    @property
+    def hub_auth(self) -> Any:
+        return self
+
+    def get_token(self, handler: Any, in_cookie: bool = False) -> str | None:
+        found = super().get_token(handler)
+        return found or (handler.get_cookie("hub") if in_cookie else None)
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        if handler.get_cookie("hub") == "down":
+            raise web.HTTPError(503)
+        if handler.get_cookie("hub") == TOKEN:
+            return User("ann")
+        return await super().get_user(handler)
+
+
+@every(of(Hub))
+async def test_C6_3_of_a_hubs_cookie_the_token_inside_is_kept(door, kind):
+    xsrf = {"X_XSRFToken": "x"}
+    answer = await ask(door, "POST", Cookie=f"_xsrf=x; hub={TOKEN}", **xsrf)
+    await judged(door, answer, expected=True)
+    kept = await Login.of(door.app.web_app.settings).store.look_up(read(answer)["token"])
+    assert (kept.credential.kind, kept.credential.value) == ("Authorization", f"token {TOKEN}")
+    # Nothing is known of its other cookies.
+    answer = await ask(door, "POST", Cookie=f"_xsrf=x; {SESSION}", **xsrf)
+    assert (answer.status, read(answer)["status"]) == (403, "forbidden")
+    answer = await ask(door, "POST", Cookie="_xsrf=x; hub=down", **xsrf)
+    assert (answer.status, read(answer)["status"]) == (503, "unavailable")
+
+
+class Another(FlagProvider):
+    """Its token is somebody else's than its cookie."""
+
+    def get_cookie_name(self, handler: web.RequestHandler) -> str:
+        return "session"
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        user = session_user(handler)
+        if user is not None and handler.get_cookie("other"):
+            return User("bob")
+        return user
+
+
+class Two(FlagProvider):
+    """Needs two cookies."""
+
+    def get_cookie_name(self, handler: web.RequestHandler) -> str:
+        return "session"
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        return session_user(handler) if handler.get_cookie("other") else None
+
+
+@every(of(Another), of(Two))
+async def test_C6_3_what_is_kept_alone_must_be_the_same_user(door, kind):
+    xsrf = {"X_XSRFToken": "x"}
+    answer = await ask(door, "POST", Cookie=f"_xsrf=x; {SESSION}; other=1", **xsrf)
+    assert (answer.status, read(answer)["status"]) == (403, "forbidden")
+    answer = await ask(door, "POST", Cookie=f"_xsrf=x; {SESSION}", **xsrf)
+    await judged(door, answer, expected="Another" in kind.name)
+
+
+class Refusing(FlagProvider):
+    """Knows who it is, who may not enter."""
+
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
+        user = await super().get_user(handler)
+        if getattr(self, "closed", False) and user is not None:
+            handler._cached_hub_user = user  # type: ignore[attr-defined]
+            return None
+        return user
+
+
+@every(of(Refusing))
+async def test_C6_3_who_may_not_enter_is_told_so(door, kind):
+    answer = await ask(door, "POST", {"token": TOKEN})
+    token = read(answer)["token"]
+    await enters(door, token)
+    door.app.identity_provider.closed = True
+    assert await rest(door, token) == (403, "forbidden")
+    assert await slug(door, token) == "forbidden"
+    answer = await ask(door, "POST", {"token": TOKEN})
+    assert (answer.status, read(answer)["status"]) == (403, "forbidden")
 
 
 # -- what counts -----------------------------------------------------------------------------------
@@ -560,6 +725,28 @@ async def test_C6_5_of_many_at_once_one_opens(door):
     await door.settled()
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_C6_5_one_that_is_late_does_not_open(door, login, monkeypatch, refused):
+    token = await ticket(door, single_use=True)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def consume(request: Any, ticket: str) -> None:
+        asked.set()
+        await answer.wait()
+        if refused:
+            raise Refused("token_rejected")
+
+    monkeypatch.setattr(login, "consume", consume)
+    knock = asyncio.ensure_future(door.refused(EVENTS, offer(token)))
+    await asked.wait()
+    (opening,) = door.guard.opening
+    opening.refuse_opening("open_timeout")
+    answer.set()
+    assert (await knock).slug == "open_timeout"
+    assert not len(door.guard.registry)
+    await door.settled()
+
+
 async def test_C6_4_renewal(door, emitted):
     token = await ticket(door, max_age=100, audience=["api"])
     answer = await ask(door, "POST", {"renew": True, "max_age": 50}, **bears(token))
@@ -667,6 +854,15 @@ async def test_passwords_are_tried_at_a_pace(door):
 
 
 @pytest.mark.parametrize(
+    "jp_server_config", [config(PASSWORD_AND_TOKEN, attempt_burst=0)], ids=["any number"]
+)
+async def test_passwords_without_a_limit(door):
+    for _ in range(30):
+        assert (await ask(door, "POST", {"password": "wrong"})).status == 403
+    assert (await ask(door, "POST", {"password": "a password"})).status == 200
+
+
+@pytest.mark.parametrize(
     "jp_server_config",
     [config(PASSWORD_AND_TOKEN, attempt_burst=1, attempt_window=0.2, password_wait=10)],
     ids=["slow"],
@@ -694,6 +890,14 @@ async def test_C4_6_switched_off_there_is_none(door):
     assert (await ask(door, **bears(door.token))).status == 404
     assert await slug(door, NOBODY) == "token_rejected"
     assert (await rest(door, NOBODY))[0] == 403
+    async with await door.knock(EVENTS, offer(door.token)) as socket:
+        assert socket.status == 101
+
+
+@pytest.mark.parametrize("jp_server_config", [config(OFF, login=False)], ids=["off"])
+async def test_C2_2_without_tickets_what_looks_like_one_is_somebody_elses(door):
+    door.add("seen", Seen)
+    assert read(await door.fetch("seen", bears(NOBODY)))["Authorization"] == f"Bearer {NOBODY}"
 
 
 @pytest.mark.parametrize("token_ws_config", [{"require_tls": True}])
