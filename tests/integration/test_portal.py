@@ -11,10 +11,12 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_token_ws.login.directory import StaticServerDirectory
+from tests.integration.conftest import Start
 from tests.support.entering import OPEN, enter, run_cell
 from tests.support.hub import PORTAL_SCOPES, Hub, jupyterhub
 from tests.support.pages import blocks
 from tests.support.process import Answer, request
+from tests.support.providers import TOKEN, USER
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("hub")]
 
@@ -188,6 +190,37 @@ async def test_C6_2_a_hub_that_does_not_know_its_own_address(tmp_path):
         assert urlsplit(told["server"]["base_url"]).path == "/user/ann@hub.example/"
         answer = await run_cell(told["server"]["base_url"], told["token"], WHO)
         assert answer == "ann@hub.example \n"
+
+
+async def test_C6_2_without_a_hub_the_other_server_is_asked_for_a_ticket(start: Start, tmp_path):
+    """The caller's token opens the portal alone, the portal's token Ann's server alone."""
+    anns = start(name="anns", token="a-token-of-the-portal-only")
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text(json.dumps({USER: anns.token}))
+    tokens.chmod(0o600)
+    portal = start(
+        name="portal",
+        config={
+            "ServerApp": {"identity_provider_class": "tests.support.providers.FlagProvider"},
+            "TokenWebSocketApp": {"server_directory": "static"},
+            "StaticServerDirectory": {"servers": {USER: anns.url}, "tokens_file": str(tokens)},
+        },
+    )
+    told = logged_in(portal.url, TOKEN, {"max_age": 120, "audience": ["api/kernels"]})
+    assert told["server"] == {"base_url": anns.url, "ready": True}
+    assert told["expires_in"] == 120
+    assert await run_cell(anns.url, told["token"], "print(6 * 7)") == "42\n"
+    assert await enter(anns.url, told["token"]) == (4403, "wrong_audience")
+    assert await enter(anns.url, TOKEN) == REJECTED
+    assert await enter(portal.url, TOKEN) == ELSEWHERE
+    assert await enter(portal.url, told["token"]) == REJECTED
+    anns.stop()
+    answer = log_in(portal.url, TOKEN)
+    assert (answer.status, answer.json()["status"]) == (503, "unavailable")
+    whereabouts = request("GET", f"{portal.url}{LOGIN}", token=TOKEN).json()["server"]
+    assert whereabouts == {"base_url": anns.url, "ready": False}
+    for secret in (anns.token, told["token"], TOKEN):
+        assert secret not in portal.log() + anns.log()
 
 
 def test_the_page_configures_what_is_tried_here():
