@@ -8,13 +8,15 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jupyter_server.auth.identity import IdentityProvider, User
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.websocket import WebSocketHandler
 
 from jupyter_token_ws.guard.refusal import Refused
-from jupyter_token_ws.login.handler import MAX_BODY
+from jupyter_token_ws.login.handler import MAX_BODY, Asked, read_body
 from jupyter_token_ws.login.service import Login
 from jupyter_token_ws.protocol.capabilities import capabilities_schema
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
@@ -23,15 +25,20 @@ from tests.support.door import EVENTS, Answer, Door, Socket
 from tests.support.knock import bearing
 from tests.support.providers import (
     BAD,
+    FLAG,
     HASH,
     KINDS,
     OFF,
     PASSWORD_AND_TOKEN,
+    PLAIN_LEGACY,
+    RAISING,
     SESSION,
+    STOCK,
     TOKEN,
     FlagProvider,
     Kind,
     PlainLegacyLogin,
+    RaisingProvider,
     session_user,
 )
 
@@ -520,6 +527,74 @@ async def test_C6_3_who_may_not_enter_is_told_so(door, kind):
     assert (answer.status, read(answer)["status"]) == (403, "forbidden")
 
 
+class Posted(APIHandler):
+    @web.authenticated
+    def post(self) -> None:
+        self.finish({})
+
+
+ELSEWHERE = {"Origin": "https://elsewhere.example"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "jp_server_config"),
+    [
+        pytest.param(kind, way, config(kind), id=f"{kind}, {way}")
+        for kind in (STOCK, PLAIN_LEGACY, FLAG)
+        for way in ("token", "cookie")
+        if way == "token" or kind.login != "session"
+    ],
+    indirect=["kind"],
+)
+async def test_C6_3_C2_7_a_ticket_counts_as_a_token_for_origin_and_xsrf(door, kind, way):
+    """Whatever is behind it: no browser adds a ticket by itself."""
+    door.add("posted", Posted)
+    door.add("echo", Socket)
+    cookie = {"Cookie": f"_xsrf=x; {kind.good_cookie(door.app, door.port)}"}
+    if way == "token":
+        answer = await ask(door, "POST", {"token": TOKEN})
+    else:
+        answer = await ask(door, "POST", X_XSRFToken="x", **cookie)
+    token = read(answer)["token"]
+    for path in (EVENTS, "echo"):
+        async with await door.knock(path, offer(token), ELSEWHERE) as socket:
+            assert socket.status == 101
+        async with await door.knock(path, [], {**ELSEWHERE, **cookie}) as other:
+            assert other.status == 403
+    for headers, status in ((bears(token), 200), ({**bears(token), **cookie}, 200), (cookie, 404)):
+        answer = await door.fetch("posted", {**ELSEWHERE, **headers}, method="POST")
+        assert answer.status == status
+
+
+@every(RAISING)
+async def test_C6_3_a_provider_that_raises_for_what_is_behind_it(door, kind, monkeypatch):
+    door.add("plain", Guest)
+    token = read(await ask(door, "POST", {"token": TOKEN}))["token"]
+    error = web.HTTPError(401)
+
+    def known(self: Any, token: str) -> User | None:
+        raise error
+
+    monkeypatch.setattr(RaisingProvider, "known", known)
+    for path in (EVENTS, "plain"):
+        assert await slug(door, token, path) == "token_revoked"
+    assert await rest(door, token) == (403, "token_revoked")
+    error = web.HTTPError(503)  # nobody knows: that is no verdict
+    for path in (EVENTS, "plain"):
+        assert await slug(door, token, path) == "unavailable"
+    assert (await rest(door, token))[0] == 503
+
+
+async def test_C6_3_a_websocket_with_nobody_to_ask(door):
+    door.add("guest", Guest)
+    token = await ticket(door)
+    provider = door.app.web_app.settings.pop("identity_provider")
+    try:
+        assert await slug(door, token, "guest") == "token_revoked"
+    finally:
+        door.app.web_app.settings["identity_provider"] = provider
+
+
 # -- what counts -----------------------------------------------------------------------------------
 
 
@@ -615,6 +690,38 @@ BAD_BODIES: list[tuple[Any, str]] = [
 async def test_C6_1_C5_4_bad_bodies(door, body, wanted):
     answer = await ask(door, "POST", body, Authorization=f"token {door.token}")
     assert (answer.status, read(answer)["status"]) == (400, wanted)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+WORDS = st.sampled_from(["password", "token", "renew", "max_age", "single_use", "audience", "x"])
+
+
+@given(
+    st.binary(max_size=40)
+    | (VALUES | st.dictionaries(WORDS, VALUES)).map(lambda value: json.dumps(value).encode())
+)
+def test_C6_1_any_body_is_read_or_refused(body):
+    refused, asked = "", Asked({})
+    try:
+        asked = read_body(body, 4096)
+    except Refused as error:
+        refused = error.slug
+    assert refused in {"", "bad_request", "malformed_credentials"}
+    if refused:
+        return
+    ways = [asked.password is not None, asked.token is not None, asked.renew]
+    assert sum(ways) <= 1
+    assert set(asked.options) <= (
+        {"max_age"} if asked.renew else {"max_age", "single_use", "audience"}
+    )
+    sent = json.loads(body) if body else {}
+    told = {**asked.options, "password": asked.password, "token": asked.token, "renew": asked.renew}
+    for name, value in sent.items():
+        assert json.dumps(told[name]) == json.dumps(value)
 
 
 @pytest.mark.parametrize(
