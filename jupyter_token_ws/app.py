@@ -31,6 +31,7 @@ from .login.sealed import KeyProblem, SealedTicketStore
 from .login.service import SETTING as LOGIN
 from .login.service import Login
 from .login.store import TicketStore
+from .login.watch import Watch
 from .protocol.capabilities import CLOSE_REASONS
 from .protocol.reasons import Feature
 from .protocol.subprotocols import MAX_TOKEN_SIZE
@@ -225,6 +226,18 @@ class TokenWebSocketApp(ExtensionApp):
         " would have to wait longer is answered 429. A right one costs nothing.",
     ).tag(config=True)
 
+    revalidate_interval = Float(
+        60,
+        help="Seconds after which the identity provider is asked again for the credential behind open"
+        " websockets, once for each. Those of one that admits nobody any more are closed with 4401"
+        " token_revoked. 0 never asks.",
+    ).tag(config=True)
+    revalidate_grace = Float(
+        900,
+        help="Seconds that a websocket stays open while the identity provider fails to answer that; then it"
+        " is closed with 4503 unavailable. One by a ticket ends with that in any case.",
+    ).tag(config=True)
+
     bridge = Bool(
         True,
         help="Whether the sockets of kernels go through the bridge. If not, or where"
@@ -381,7 +394,14 @@ class TokenWebSocketApp(ExtensionApp):
         except (ImportError, KeyProblem, TraitError) as error:
             self._end(server, error)
             return
-        Login(self.guard, store, password_wait=self.password_wait, directory=directory)
+        login = Login(self.guard, store, password_wait=self.password_wait, directory=directory)
+        login.watch = Watch(
+            self.guard,
+            store,
+            interval=self.revalidate_interval,
+            grace=self.revalidate_grace,
+            clock=store.clock,
+        )
 
     def _directory_of(self, store: TicketStore) -> ServerDirectory | None:
         kind = _DIRECTORIES[self.server_directory]
@@ -460,6 +480,8 @@ class TokenWebSocketApp(ExtensionApp):
             await guard.drain()
             login: Login | None = self._application.settings.get(LOGIN)
             if login is not None:
+                if login.watch is not None:
+                    login.watch.stop()
                 await login.store.close()
                 if login.directory is not None:
                     login.directory.close()

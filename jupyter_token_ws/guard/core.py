@@ -132,6 +132,8 @@ class Guard:
         """Who keeps tickets, where there are any."""
         self.login_document: Mapping[str, Any] | None = None
         """What the capabilities say of login, where there is one."""
+        self.on_opened: Callable[[OpenSocket], None] = lambda _: None
+        """Told of each socket that opened."""
         self.draining = False
         self.opening = Openings(on_late=functools.partial(self._refuse_opening, "open_timeout"))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -233,6 +235,7 @@ class Guard:
         """A socket opened, ``seconds`` after its request."""
         socket.number = next(self._numbers)
         self.registry.add(socket)
+        self.on_opened(socket)
         self.keepalive.start()
         metrics.opened(socket, seconds)
         self.events.socket_opened(socket)

@@ -396,9 +396,9 @@ class Judge:
         self, provider: IdentityProvider, handler: web.RequestHandler, token: str
     ) -> Answer:
         """Who is admitted with ``token`` and without cookie and other credentials."""
-        schemes = _schemes(provider, handler)
-        answer = await self._ask_with(provider, handler, f"{schemes[0]} {token}")
-        for scheme in schemes[1:]:
+        first, *others = schemes(provider, handler)
+        answer = await self._ask_with(provider, handler, f"{first} {token}")
+        for scheme in others:
             if answer.user is None:
                 answer = await self._ask_with(provider, handler, f"{scheme} {token}")
         return answer
@@ -577,7 +577,7 @@ async def _quietly(question: Awaitable[Answer]) -> Answer:
 _STOCK = (IdentityProvider, PasswordIdentityProvider)
 
 
-def _schemes(provider: IdentityProvider, handler: web.RequestHandler) -> tuple[str, ...]:
+def schemes(provider: IdentityProvider, handler: web.RequestHandler) -> tuple[str, ...]:
     """How a token may stand in ``Authorization`` for a provider to read it.
 
     Upstream's own know the scheme ``token``; one written for OAuth may know only the other.

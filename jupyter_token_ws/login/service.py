@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .directory import Place, ServerDirectory
     from .store import TicketStore
+    from .watch import Watch
 
 SETTING = "token_ws_login"
 """Key of the login in the web application's settings."""
@@ -61,6 +62,8 @@ class Login:
         self.guard = guard
         self.store = store
         self.directory = directory
+        self.watch: Watch | None = None
+        """Who ends open sockets with their credential."""
         self._clock = clock
         options = guard.options
         self.pace: Pace | None = None
