@@ -30,6 +30,7 @@ from .login.redis import RedisTicketStore
 from .login.sealed import KeyProblem, SealedTicketStore
 from .login.service import SETTING as LOGIN
 from .login.service import Login
+from .login.signed_out import SignedOut
 from .login.store import TicketStore
 from .login.watch import Watch
 from .protocol.capabilities import CLOSE_REASONS
@@ -402,6 +403,7 @@ class TokenWebSocketApp(ExtensionApp):
             grace=self.revalidate_grace,
             clock=store.clock,
         )
+        login.signed_out = SignedOut(self.guard, server.identity_provider, login.watch.end)
 
     def _directory_of(self, store: TicketStore) -> ServerDirectory | None:
         kind = _DIRECTORIES[self.server_directory]

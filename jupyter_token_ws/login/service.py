@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jupyter_token_ws.guard.handshake import Handshake
 
     from .directory import Place, ServerDirectory
+    from .signed_out import SignedOut
     from .store import TicketStore
     from .watch import Watch
 
@@ -64,6 +65,8 @@ class Login:
         self.directory = directory
         self.watch: Watch | None = None
         """Who ends open sockets with their credential."""
+        self.signed_out: SignedOut | None = None
+        """Who denies the cookies of those who signed out."""
         self._clock = clock
         options = guard.options
         self.pace: Pace | None = None

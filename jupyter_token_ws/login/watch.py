@@ -212,6 +212,13 @@ class Watch:
             )
             return None
 
+    def end(self, sockets: Sequence[OpenSocket]) -> None:
+        """The credential of these is dead: close them, and revoke the tickets that stood for it."""
+        for socket in sockets:
+            self._guard.registry.close(socket, "token_revoked")
+        for family in {socket.grant.family for socket in sockets if socket.grant}:
+            self._guard.run(self._revoke(family))
+
     def _judge(self, credential: str, sockets: Sequence[OpenSocket], good: bool | None) -> None:
         if good:
             self._doubts.pop(credential, None)
@@ -221,12 +228,11 @@ class Watch:
             if self._clock() - since < self._grace:
                 return
         self._doubts.pop(credential, None)
-        for socket in sockets:
-            self._guard.registry.close(socket, "unavailable" if good is None else "token_revoked")
         if good is False:
-            families = {socket.grant.family for socket in sockets if socket.grant}
-            for family in families:
-                self._guard.run(self._revoke(family))
+            self.end(sockets)
+            return
+        for socket in sockets:
+            self._guard.registry.close(socket, "unavailable")
 
     async def _revoke(self, family: str) -> None:
         # Where the store cannot, or does not answer, the ticket admits nobody either.
