@@ -88,8 +88,9 @@ class Watch:
             self._plan_round()
 
     def stop(self) -> None:
-        """End; sockets stay as they are."""
-        self._unlisten()
+        """End, once or more often; sockets stay as they are."""
+        unlisten, self._unlisten = self._unlisten, lambda: None
+        unlisten()
         self._guard.on_opened = lambda _: None
         for running in (self._next_end, self._round):
             if running is not None:

@@ -29,7 +29,14 @@ BRIDGE_OPTIONS = {
     "backlog_overflow",
     "backlog_age",
 }
-LOGIN_OPTIONS = {"login", "ticket_store", "server_directory", "password_wait"}
+LOGIN_OPTIONS = {
+    "login",
+    "ticket_store",
+    "server_directory",
+    "password_wait",
+    "revalidate_interval",
+    "revalidate_grace",
+}
 
 
 def test_the_extension_point():
