@@ -632,15 +632,14 @@ class Hub:
         self.log.warning("Kernel %s: output is held in memory only: %s", self.kernel_id, error)
 
     def _notice(self, parent: bytes, count: int, size: int) -> Message:
-        self.log.warning(
-            "Kernel %s: %d messages of output, %.1f MB, were cut for a client that did not read them",
-            self.kernel_id,
-            count,
-            size / 1e6,
-        )
+        one = count == 1
+        what = f"{count} message{'' if one else 's'} of the kernel, {size / 1e6:.1f} MB"
+        self.log.warning("Kernel %s: cut for a client that did not read: %s", self.kernel_id, what)
+        # Of somebody who was away as well, and of more than output after an overflow.
         return self.printed(
-            f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
-            " they came faster than they were read.]\n",
+            f"\n[{what}, {'is' if one else 'are'} missing here: there was no room to keep"
+            f" {'it until it was' if one else 'them until they were'} read."
+            " One message may be many lines, or part of one.]\n",
             parent,
         )
 

@@ -484,7 +484,9 @@ def test_what_a_slow_client_is_told(tmp_path):
     with start_server(tmp_path, config={"TokenWebSocketApp": little}) as server:
         *notices, last = output([sys.executable, path, server.url, TOKEN], tmp_path).splitlines()
     assert notices
-    assert all(re.fullmatch(r"\[\d+ messages of output, .* MB, .*\]", each) for each in notices)
+    assert all(
+        re.fullmatch(r"\[\d+ messages? of the kernel, .* MB, .*\]", each) for each in notices
+    )
     lines, rest = last.split(maxsplit=1)
     assert int(lines) < 100_000
     assert rest == "lines, and the cell is done"

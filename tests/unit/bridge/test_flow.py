@@ -98,11 +98,11 @@ async def test_what_has_no_room_is_cut_with_a_notice_and_nothing_else_is(kernel)
         shown = displayed(heard)
         assert shown == sorted(set(shown))
         assert len(shown) < COUNT
-        notices = re.findall(r"\[(\d+) messages of output", printed(heard))
+        notices = re.findall(r"\[(\d+) messages? of the kernel", printed(heard))
         cut = sum(map(int, notices))
         # How many messages the kernel makes of a line is its own affair.
         assert 0 < COUNT - len(shown) <= cut <= 3 * COUNT
-        (told, *_) = [m for m in heard if "messages of output" in m["content"].get("text", "")]
+        (told, *_) = [m for m in heard if "missing here" in m["content"].get("text", "")]
         assert told["content"]["name"] == "stderr"
         assert told["parent_header"]["msg_id"] == message_id
 
@@ -169,7 +169,7 @@ async def test_who_was_away_and_lost_more_than_output_is_told_by_a_notice(kernel
         told = back.heard[0]
         assert told["content"]["name"] == "stderr"
         assert told["parent_header"]["msg_id"] == message_id
-        (count,) = re.findall(r"\[(\d+) messages of output", told["content"]["text"])
+        (count,) = re.findall(r"\[(\d+) messages? of the kernel", told["content"]["text"])
         # Among them the reply and the idle state.
         assert COUNT < int(count) <= COUNT + 20
         assert not client.backlog.overflowed

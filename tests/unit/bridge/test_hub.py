@@ -459,7 +459,27 @@ async def test_a_directory_that_is_gone_is_said_and_output_is_cut(hub, caplog):
     assert client.backlog.cut_count > 80
     assert not client.backlog.overflowed
     attach(hub)
-    assert "were cut for a client that did not read them" in caplog.text
+    assert "cut for a client that did not read" in caplog.text
+
+
+@pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=50_000, disk=0))])
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (1, "1 message of the kernel, 0.1 MB, is missing here: there was no room to keep it "),
+        (3, "3 messages of the kernel, 0.3 MB, are missing here: there was no room to keep them "),
+    ],
+)
+async def test_what_was_cut_is_counted(hub, caplog, cut, said):
+    client, _ = attach(hub)
+    leave(hub, client)
+    for _ in range(1 + cut):
+        hub.on_iopub([message("display_data", content={"x": "x" * 100_000})])
+    _, outlet = attach(hub)
+    text = json.loads(outlet.arrived[-1].parts[3])["text"]
+    assert text.startswith(f"\n[{said}")
+    assert text.endswith("lines, or part of one.]\n")
+    assert said.partition(", i")[0].partition(", a")[0] in caplog.text
 
 
 @pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=100_000, disk=0, close=True))])

@@ -283,7 +283,7 @@ async def test_who_hears_no_code_is_told_of_what_is_missing_when_it_is_back(kern
     await auntil(lambda: kernel.connections == 0)
     await auntil(lambda: kernel.kernel.execution_state == "idle")
     async with kernel.client("a", opted_in=False) as client:
-        assert "messages of output" in printed([await client.until("stream")])
+        assert "messages of the kernel" in printed([await client.until("stream")])
 
 
 async def test_who_was_sent_away_did_not_say_goodbye(kernel):
