@@ -14,12 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from jupyter_client.kernelspec import KernelSpec
 from traitlets.config import Config
 
 from jupyter_token_ws.app import TokenWebSocketApp
-from jupyter_token_ws.guard.core import GuardOptions
+from jupyter_token_ws.bridge.server import wanted_for
 from tests.plugins.programs import requires, requires_node_package
 from tests.support import process
 from tests.support.pages import ROOT, blocks, replace, save
@@ -425,7 +427,7 @@ def test_settings_are_understood(page, tmp_path):
     assert done.returncode == 0, done.stderr
     ours = json.loads(done.stdout)["TokenWebSocketApp"]
     assert set(ours) == set(re.findall(r"c\.TokenWebSocketApp\.(\w+) =", "".join(settings)))
-    assert set(ours) <= set(GuardOptions.__dataclass_fields__)
+    assert set(ours) <= set(TokenWebSocketApp.class_own_traits(config=True))
     TokenWebSocketApp(**ours)  # raises for a wrong value
 
 
@@ -464,6 +466,12 @@ def test_proxy_settings_of_jupyter_exist():
         named |= set(re.findall(r"ServerApp\.(\w+)", (ROOT / page).read_text(encoding="utf-8")))
     assert len(named) > 4
     assert named <= set(ServerApp.class_trait_names())
+
+
+def test_kernelspec_of_the_page_leaves_its_kernel_to_jupyter_server():
+    (block,) = blocks(CONFIGURE, "json")
+    spec = KernelSpec(**json.loads(block))
+    assert not wanted_for(SimpleNamespace(kernel_spec=spec))
 
 
 # -- docs/how-to/size-it-for-your-server.md ----------------------------------------------------------
