@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Protocol
 
-from .wire import OVERHEAD, Message, message_id
+from .wire import OVERHEAD, Message, message_id, together
 
 DROPPABLE = frozenset({"stream", "display_data", "update_display_data", "clear_output"})
 """Message types that may be cut: output, and what only clears output."""
@@ -36,7 +36,7 @@ MERGED_MAX = 64 * 1024
 NOTICE_SIZE = OVERHEAD + 1024
 """Bytes counted for a notice before it is written."""
 
-CHUNK = 2**20
+CHUNK = 256 * 1024
 """Bytes that are written to the spool, and read again, at a time: less than a millisecond of work."""
 
 PARENTS_MAX = 16
@@ -62,8 +62,8 @@ class Limits:
 class Spool(Protocol):
     """A file, first in first out."""
 
-    def append(self, data: bytes) -> None:
-        """Put *data* at the end. Raises ``OSError`` where that fails; then nothing was put there."""
+    def append(self, data: Sequence[bytes]) -> None:
+        """Put *data* at the end, as one. Raises ``OSError`` where that fails; then nothing was put there."""
 
     def take(self) -> bytes:
         """Take what was put there by the oldest ``append``."""
@@ -270,6 +270,8 @@ class Backlog:
         if not queue:
             return False
         last = queue[-1]
+        if last.size + message.size > MERGED_MAX + OVERHEAD:
+            return False
         if isinstance(last, Message):
             if last.type != "stream":
                 return False
@@ -280,12 +282,7 @@ class Backlog:
         elif isinstance(last, _Cut):
             return False
         first = last.first
-        added = message.size - OVERHEAD
-        if (
-            last.size + added > MERGED_MAX
-            or message.parts[1] != first.parts[1]
-            or message.parts[2] != first.parts[2]
-        ):
+        if message.parts[1] != first.parts[1] or message.parts[2] != first.parts[2]:
             return False
         read = _printed(message)
         if read is None or read[0] != last.prefix:
@@ -356,11 +353,13 @@ class Backlog:
         """Write the tail to the spool once it is large enough to be worth it."""
         if self._broken or self._tail_size < min(self.limits.memory // 4, CHUNK):
             return
-        data = b"".join(
-            piece
-            for entry in self._tail
-            for message in self._told(entry)
-            for piece in _record(message)
+        data = together(
+            [
+                piece
+                for entry in self._tail
+                for message in self._told(entry)
+                for piece in _record(message)
+            ]
         )
         try:
             if self._spool is None:

@@ -30,7 +30,7 @@ from .outlet import Outlet
 from .routing import Routes, names_parent
 from .spool import FileSpool
 from .tap import Tap
-from .wire import DELIMITER, Batch, Message, pack_json, parse_header
+from .wire import DELIMITER, Batch, Message, find_names, pack_json, parse_header
 
 ASK_INTERVAL = 0.5
 """Seconds between two questions to a kernel that has not answered, or is not heard yet."""
@@ -310,6 +310,7 @@ class Hub:
 
     def on_iopub(self, messages: list[Message]) -> None:
         """Messages to everybody."""
+        find_names(messages)
         if self._taps:
             now = time.monotonic()
             for tap in list(self._taps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -510,7 +511,7 @@ class FullDisk(FileSpool):
         super().__init__()
         self.chunks = chunks
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Sequence[bytes]) -> None:
         if not self.chunks:
             raise OSError(28, "No space left on device")
         self.chunks -= 1
@@ -623,8 +624,8 @@ def test_the_spool_is_written_in_small_pieces():
     sizes: list[int] = []
 
     class Measured(FileSpool):
-        def append(self, data: bytes) -> None:
-            sizes.append(len(data))
+        def append(self, data: Sequence[bytes]) -> None:
+            sizes.append(sum(map(len, data)))
             super().append(data)
 
     backlog = new(Limits(memory=8 * CHUNK, disk=20 * CHUNK), spool=Measured)
