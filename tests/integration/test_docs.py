@@ -59,7 +59,7 @@ def ended(
         env=environment(token),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -124,7 +124,7 @@ def test_readme_opens_and_hears_the_end(language, request, tmp_path):
     ):
         until(lambda: "open" in log.read_text(), "the socket to open")
         server.stop()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert log.read_text().splitlines() == [
         "open, answered v1.token.websocket.jupyter.org",
         "closed 4503 draining;retry_after=1: the server is shutting down",
@@ -264,7 +264,7 @@ def test_client_may_start_before_the_server(language, file, request, client, tmp
     ):
         until(lambda: "no socket: " in log.read_text(), "the first attempt")
         with start_server(tmp_path):
-            until(lambda: "open\n" in log.read_text(), "the socket to open", 40)
+            until(lambda: "open\n" in log.read_text(), "the socket to open")
 
 
 def test_client_of_a_server_without_the_extension(request, client, tmp_path):
@@ -304,7 +304,7 @@ def test_client_comes_back_when_the_server_does(
         first.stop()
         until(lambda: "closed 4503 draining;retry_after=1" in log.read_text(), "the close")
         with start_server(tmp_path, name="second"):
-            until(lambda: log.read_text().count("open\n") == 2, "the socket to open again", 40)
+            until(lambda: log.read_text().count("open\n") == 2, "the socket to open again")
 
 
 def test_functions_of_the_package(tmp_path):
@@ -421,7 +421,7 @@ def test_settings_are_understood(page, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
