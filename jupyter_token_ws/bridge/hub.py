@@ -301,9 +301,12 @@ class Hub:
         self._settling = None
         self._settled.set()
         self._release()
-        if getattr(self.kernel, "execution_state", None) == "starting":
-            # What it said about our questions came before the subscription stood, and who watches
-            # its state has not heard that it is idle.
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        """Let who watches the kernel's state hear that it is idle, as by the questions that upstream asks
+        for each client; without clients it stays ``starting``, as ever."""
+        if self._clients and getattr(self.kernel, "execution_state", None) == "starting":
             self._question("control")
 
     # -- from the kernel ---------------------------------------------------------------------------
@@ -313,8 +316,9 @@ class Hub:
         find_names(messages)
         if self._taps:
             now = time.monotonic()
+            watched = messages if self._clients else [m for m in messages if not self._is_own(m)]
             for tap in list(self._taps):
-                tap.feed(messages, now)
+                tap.feed(watched, now)
         if not self._heard:
             self._heard = True
             self._check_settled()
@@ -341,6 +345,10 @@ class Hub:
             batch = Batch(kept)
             for client in list(self._clients):
                 client.deliver(batch)
+
+    def _is_own(self, message: Message) -> bool:
+        """Whether it says how the kernel is about a question of ours."""
+        return self._own in message.parts[1] and message.type == "status"
 
     def on_replies(self, messages: Iterable[Message], client: Client | None) -> None:
         """Messages to one client: that of the socket, or whoever asked."""
@@ -533,6 +541,8 @@ class Hub:
         if client.backlog.overflowed and not (self.options.limits.close and owner.hears_reasons):
             client.backlog.resume()
         client.attach(outlet)
+        if self.settled:
+            self._tell_watchers()
         self._review_away()
         if client.backlog.overflowed:
             owner.on_overflow()

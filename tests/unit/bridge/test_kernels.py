@@ -455,6 +455,14 @@ async def test_activity(kernel):
         assert kernel.kernel.last_activity > before
 
 
+async def test_a_kernel_is_starting_until_somebody_connects(kernel):
+    """As upstream says it: what it is asked by the hub alone changes nothing."""
+    await auntil(lambda: kernel.hub.settled, "the kernel to be there")
+    assert kernel.kernel.execution_state == "starting"
+    async with kernel.client():
+        await auntil(lambda: kernel.kernel.execution_state == "idle", "the kernel's state")
+
+
 async def test_the_state_is_known_though_what_a_kernel_said_first_was_lost(kernel):
     """What it says about a question before the subscription stands nobody hears."""
     async with kernel.client():
