@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from statistics import quantiles
 
@@ -87,12 +86,15 @@ def measure_slow_client(options: Options) -> Iterator[Figure]:
             server.forget_peak()
             memory = server.memory
             message_id = sleeper.ask("execute_request", FLOOD)
-            meanwhile = run_trips(other, watch_cell(server, kernels[0]))
+            server.await_state(kernels[0], "busy")
+            meanwhile = run_trips(other, lambda _: server.state(kernels[0]) != "idle")
             server.idle_cpu_ns()
             grown = server.memory_peak - memory
             lost, _ = read_cell(sleeper.messages(PATIENCE), OUTPUTS, message_id)
             server.idle_cpu_ns()
-            quiet = run_trips(other, len(meanwhile))
+            quiet = run_trips(
+                other, lambda done: server.state(kernels[0]) and done < len(meanwhile)
+            )
         return grown / 1e6, lost, percentile(quiet), percentile(meanwhile)
 
     samples = alternate(
@@ -122,23 +124,13 @@ def percentile(times: Sequence[int]) -> float:
     return quantiles(times, n=100, method="inclusive")[98] / 1e6
 
 
-def watch_cell(server: Server, kernel_id: str) -> threading.Event:
-    """Wait until a kernel is busy; the event is when it is idle again."""
-    over = threading.Event()
+def run_trips(channels: Channels, more: Callable[[int], object]) -> list[int]:
+    """Execute until *more*, which is told how often it was, says no; return the nanoseconds of each.
 
-    def watch() -> None:
-        server.await_state(kernel_id, "idle")
-        over.set()
-
-    server.await_state(kernel_id, "busy")
-    threading.Thread(target=watch, daemon=True).start()
-    return over
-
-
-def run_trips(channels: Channels, trips: int | threading.Event) -> list[int]:
-    """Execute so many times, or until that is set; return the nanoseconds of each."""
+    It is asked between two, and by this thread: what it costs is part of none.
+    """
     times: list[int] = []
-    while len(times) < 2 or (len(times) < trips if isinstance(trips, int) else not trips.is_set()):
+    while len(times) < 2 or more(len(times)):
         begun = time.perf_counter_ns()
         message_id = channels.ask("execute_request", "1")
         times.append(channels.until(message_id, b'"execute_reply"') - begun)
@@ -155,7 +147,8 @@ def measure_default_limits(options: Options) -> Iterator[Figure]:
         with Channels(server, kernels[0]) as sleeper:
             sleeper.settle()
             message_id = sleeper.ask("execute_request", FLOOD)
-            watch_cell(server, kernels[0]).wait()
+            server.await_state(kernels[0], "busy")
+            server.await_state(kernels[0], "idle")
             server.idle_cpu_ns()
             asleep, _ = read_cell(sleeper.messages(PATIENCE), OUTPUTS, message_id)
         with Channels(server, kernels[1], whole=True) as reader:

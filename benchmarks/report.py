@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -163,18 +163,32 @@ def format_text(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def format_markdown(title: str, entries: Sequence[Entry], control: Sequence[Entry] = ()) -> str:
-    """Return a table, the machine and the noise between two comments that name the section."""
-    figures = [figure for entry in entries for figure in entry.figures]
-    loads = [entry.load for entry in entries]
+def format_markdown(title: str, entries: Mapping[str, Entry], control: Sequence[Entry] = ()) -> str:
+    """Return a table, the machine and the noise between two comments that name the section.
+
+    Args:
+        title: of the section.
+        entries: by the names of the benchmarks, as the command line knows them.
+        control: of stock against stock.
+    """
+    loads = [entry.load for entry in entries.values()]
     lines = [
         f"<!-- begin {title}: written by `python -m benchmarks --write` -->",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        "|---|" + "---:|" * (len(HEADINGS) - 1),
-        *(f"| {' | '.join(row(figure))} |" for figure in figures),
+        f"| {' | '.join(HEADINGS)} | NAME |",
+        "|---|" + "---:|" * (len(HEADINGS) - 1) + "---|",
+        *(
+            f"| {' | '.join(row(figure))} | `{name}` |"
+            for name, entry in entries.items()
+            for figure in entry.figures
+        ),
         "",
-        *(f"{text}." for text in dict.fromkeys(f"{each.date}, {each.machine}" for each in entries)),
+        f'All of it anew: `make bench ARGS="{" ".join(entries)}"`.',
+        "",
+        *(
+            f"{text}."
+            for text in dict.fromkeys(f"{each.date}, {each.machine}" for each in entries.values())
+        ),
         f"Load of the machine before it began: {_range(loads)}.",
         *_describe_control(control),
         "",
@@ -245,16 +259,22 @@ def load(path: Path) -> dict[str, Entry]:
 
 def write_documentation(record: Path = RECORD, page: Path = PAGE, image: Path = PLOT) -> None:
     """Write the tables and the plot of the documentation anew."""
-    sections: dict[str, tuple[list[Entry], list[Entry]]] = {}
+    sections: dict[str, tuple[dict[str, Entry], list[Entry]]] = {}
     for name, entry in load(record).items():
         benchmark = name.removesuffix("-control")
         title = benchmark if benchmark in SECTIONS else "kernel"
-        section = sections.setdefault(title, ([], []))
-        section[name != benchmark].append(entry)
+        measured, control = sections.setdefault(title, ({}, []))
+        if name == benchmark:
+            measured[name] = entry
+        else:
+            control.append(entry)
     for title, (entries, control) in sections.items():
         if entries:
             put_into(page, title, format_markdown(title, entries, control))
     figures = [
-        figure for entries, _ in sections.values() for each in entries for figure in each.figures
+        figure
+        for entries, _ in sections.values()
+        for each in entries.values()
+        for figure in each.figures
     ]
     image.write_text(plot.draw(figures))

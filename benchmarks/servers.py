@@ -146,10 +146,14 @@ class Server:
             ) from error
         return kernel_id
 
+    def state(self, kernel_id: str) -> str:
+        """What the server says of a kernel."""
+        return str(self.request("GET", f"/api/kernels/{kernel_id}")["execution_state"])
+
     def await_state(self, kernel_id: str, state: str) -> None:
         """Wait until the server says this of a kernel."""
         deadline = time.monotonic() + START_TIMEOUT
-        while self.request("GET", f"/api/kernels/{kernel_id}")["execution_state"] != state:
+        while self.state(kernel_id) != state:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name}: the kernel does not get {state}")
             time.sleep(0.02)

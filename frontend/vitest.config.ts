@@ -4,6 +4,9 @@ export default defineConfig({
   test: {
     environment: 'node',
     include: ['test/**/*.test.ts'],
+    // What hangs fails; a busy machine does not.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
     setupFiles: ['test/setup.ts'],
     // Vitest fails a run in which anything was left unhandled; nothing may switch that off.
     dangerouslyIgnoreUnhandledErrors: false,

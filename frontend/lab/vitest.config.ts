@@ -8,6 +8,9 @@ export default defineConfig({
   test: {
     environment: 'happy-dom',
     include: ['test/**/*.test.ts'],
+    // What hangs fails; a busy machine does not.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
     // Vitest fails a run in which anything was left unhandled; nothing may switch that off.
     dangerouslyIgnoreUnhandledErrors: false,
     coverage: {

@@ -9,6 +9,9 @@ import { KERNEL, MARKER, REASON_MARKER } from '../src/constants';
 import { tokenWebSocket } from '../src/socket';
 import { echo, native, refusal, TestServer, type Knock } from './server';
 
+/** One second, as it is by itself, is little on a busy machine. */
+const PATIENT = { timeout: 30_000 };
+
 let server: TestServer;
 let events: ConnectionEvent[];
 
@@ -146,8 +149,8 @@ describe('a dead credential', () => {
       };
     };
     connect();
-    await vi.waitFor(() => expect(events.some(event => event.kind === 'parked')).toBe(true));
-    await vi.waitFor(() => expect(reconnected).toBeDefined());
+    await vi.waitFor(() => expect(events.some(event => event.kind === 'parked')).toBe(true), PATIENT);
+    await vi.waitFor(() => expect(reconnected).toBeDefined(), PATIENT);
     expect(server.knocks.map(knock => knock.token)).toEqual([null, 'dead']);
     expect(ends).toEqual([4403]);
     expect(socket!.readyState).toBe(0);
@@ -194,7 +197,7 @@ describe('other refusals', () => {
     server.answer = echo;
     const socket = new TokenWebSocket(server.kernel, KERNEL);
     const waits = vi.spyOn(connections, 'mayConnect');
-    await vi.waitFor(() => expect(waits).toHaveBeenCalledOnce());
+    await vi.waitFor(() => expect(waits).toHaveBeenCalledOnce(), PATIENT);
     expect([socket.readyState, server.knocks.length]).toEqual([0, 1]);
     connections.release('api/kernels/1/channels');
     await next(socket, 'open');
@@ -205,7 +208,7 @@ describe('other refusals', () => {
     const socket = new (make().TokenWebSocket)(server.kernel, KERNEL);
     const end = await next(socket, 'close');
     expect([end.code, end.wasClean]).toEqual([1006, false]);
-    await vi.waitFor(() => expect(events).toHaveLength(1));
+    await vi.waitFor(() => expect(events).toHaveLength(1), PATIENT);
     expect(events[0]).toMatchObject({ kind: 'unexplained', cause: 'websockets_blocked' });
   });
 
@@ -213,7 +216,7 @@ describe('other refusals', () => {
     server.answer = knock => (knock.token === 'good' ? echo(knock) : { status: 403 });
     const { TokenWebSocket } = make({ cookies: true });
     await next(new TokenWebSocket(server.kernel, KERNEL), 'close');
-    await vi.waitFor(() => expect(events).toHaveLength(1));
+    await vi.waitFor(() => expect(events).toHaveLength(1), PATIENT);
     expect(events[0]).toMatchObject({ kind: 'unexplained', cause: 'credential_refused' });
     await next(new TokenWebSocket(server.kernel, KERNEL), 'open');
   });
@@ -223,7 +226,7 @@ describe('other refusals', () => {
     await server.stop();
     const end = await next(new (make({ baseUrl }).TokenWebSocket)(kernel, KERNEL), 'close');
     expect(end.code).toBe(1006);
-    await vi.waitFor(() => expect(events).toHaveLength(1));
+    await vi.waitFor(() => expect(events).toHaveLength(1), PATIENT);
     expect(events[0]).toMatchObject({ kind: 'unexplained', cause: 'server_down' });
     server = await TestServer.start();
   });

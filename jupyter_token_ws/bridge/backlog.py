@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Protocol
 
 from .metrics import MESSAGES_CUT
-from .wire import OVERHEAD, Message, message_id
+from .wire import OVERHEAD, Message, message_id, together
 
 DROPPABLE = frozenset({"stream", "display_data", "update_display_data", "clear_output"})
 """Message types that may be cut: output, and what only clears output."""
@@ -37,11 +37,14 @@ MERGED_MAX = 64 * 1024
 NOTICE_SIZE = OVERHEAD + 1024
 """Bytes counted for a notice before it is written."""
 
-CHUNK = 2**20
+CHUNK = 256 * 1024
 """Bytes that are written to the spool, and read again, at a time: less than a millisecond of work."""
 
 PARENTS_MAX = 16
 """Parents that one cut tells apart; more of them begin another one."""
+
+AGAIN, OUTPUT, ALL = 6, 7, 8
+"""Eighths of the room that may be full: for output to be kept again, for output, for everything else."""
 
 _STREAM = re.compile(rb'(\{"name": ?"std(?:out|err)", ?"text": ?")(.*)"\}', re.DOTALL)
 _STRING = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
@@ -60,8 +63,8 @@ class Limits:
 class Spool(Protocol):
     """A file, first in first out."""
 
-    def append(self, data: bytes) -> None:
-        """Put *data* at the end. Raises ``OSError`` where that fails; then nothing was put there."""
+    def append(self, data: Sequence[bytes]) -> None:
+        """Put *data* at the end, as one. Raises ``OSError`` where that fails; then nothing was put there."""
 
     def take(self) -> bytes:
         """Take what was put there by the oldest ``append``."""
@@ -71,22 +74,34 @@ class Spool(Protocol):
 
 
 class Quota:
-    """Bytes that all backlogs of a server may hold on disk together."""
+    """Bytes that all backlogs of a server may hold on disk together.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: so many.
+        on_full: called when something finds no room, and not again before output is kept again.
+    """
+
+    def __init__(self, limit: int, on_full: Callable[[], None] = lambda: None) -> None:
         self.limit = limit
         self.used = 0
+        self._on_full = on_full
+        self._full = False
 
-    def reserve(self, size: int) -> bool:
-        """Take *size* bytes, if they are left."""
-        if self.used + size > self.limit:
-            return False
-        self.used += size
-        return True
+    def has_room(self, size: int, eighths: int) -> bool:
+        """Whether *size* bytes more fit into so many eighths of it."""
+        if self.used + size <= self.limit * eighths // 8:
+            return True
+        # That what is cut goes on to be cut is no news.
+        if eighths > AGAIN and not self._full:
+            self._full = True
+            self._on_full()
+        return False
 
     def release(self, size: int) -> None:
         """Give *size* bytes back."""
         self.used -= size
+        if self.used <= self.limit * AGAIN // 8:
+            self._full = False
 
 
 class _Cut:
@@ -199,14 +214,14 @@ class Backlog:
             self._lose(message)
             return
         if message.type in DROPPABLE and message.channel == "iopub":
-            if self._cutting and self._has_room(message.size, 6):
+            if self._cutting and self._has_room(message.size, AGAIN):
                 self._cutting = False
-            if self._cutting or not self._has_room(message.size, 7):
+            if self._cutting or not self._has_room(message.size, OUTPUT):
                 self._cut(message)
                 return
             if message.type == "stream" and self._merge(message):
                 return
-        elif not self._has_room(message.size, 8):
+        elif not self._has_room(message.size, ALL):
             self.overflow()
             self._lose(message)
             return
@@ -215,22 +230,17 @@ class Backlog:
     def _has_room(self, size: int, eighths: int) -> bool:
         """Whether *size* bytes more fit into so many eighths of what there is."""
         memory, disk = self.limits.memory, self.limits.disk
+        if not self.spooling and not self._head:
+            return True  # one message has to go through whatever the bound
         if not self.spooling and self._head_size + size <= self._head_limit * eighths // 8:
             return True
         if disk == 0:
-            # One message has to go through whatever the bound, and what comes behind it must have room.
-            if not self._head:
-                return True
-            excess = max(0, self._head[0].size - memory * 6 // 8)
+            # What comes behind a message larger than that must have room.
+            excess = max(0, self._head[0].size - memory * AGAIN // 8)
             return self._head_size - excess + size <= memory * eighths // 8
         if self._broken and self._tail_size + size > self._head_limit * eighths // 8:
             return False
-        wanted = size if self.spooling or self._head else 0
-        quota = self._quota
-        return (
-            self._disk_size + wanted <= disk * eighths // 8
-            and quota.used + wanted <= quota.limit * eighths // 8
-        )
+        return self._quota.has_room(size, eighths) and self._disk_size + size <= disk * eighths // 8
 
     @property
     def _head_limit(self) -> int:
@@ -261,6 +271,8 @@ class Backlog:
         if not queue:
             return False
         last = queue[-1]
+        if last.size + message.size > MERGED_MAX + OVERHEAD:
+            return False
         if isinstance(last, Message):
             if last.type != "stream":
                 return False
@@ -271,12 +283,7 @@ class Backlog:
         elif isinstance(last, _Cut):
             return False
         first = last.first
-        added = message.size - OVERHEAD
-        if (
-            last.size + added > MERGED_MAX
-            or message.parts[1] != first.parts[1]
-            or message.parts[2] != first.parts[2]
-        ):
+        if message.parts[1] != first.parts[1] or message.parts[2] != first.parts[2]:
             return False
         read = _printed(message)
         if read is None or read[0] != last.prefix:
@@ -304,7 +311,7 @@ class Backlog:
         last = queue[-1] if queue else None
         if isinstance(last, _Cut) and last.key(parent) in last.parents:
             last.count(parent, 1, cut)
-        elif not self._has_room(NOTICE_SIZE, 8):
+        elif not self._has_room(NOTICE_SIZE, ALL):
             self.overflow()
             self._lose(message)
             return
@@ -351,11 +358,13 @@ class Backlog:
         """Write the tail to the spool once it is large enough to be worth it."""
         if self._broken or self._tail_size < min(self.limits.memory // 4, CHUNK):
             return
-        data = b"".join(
-            piece
-            for entry in self._tail
-            for message in self._told(entry)
-            for piece in _record(message)
+        data = together(
+            [
+                piece
+                for entry in self._tail
+                for message in self._told(entry)
+                for piece in _record(message)
+            ]
         )
         try:
             if self._spool is None:

@@ -35,8 +35,7 @@ BURST_FIRST = 32 * 1024
 BURST_LEAST = 32
 """Messages that ZMQ may take however large they are."""
 
-_NOBLOCK = int(zmq.NOBLOCK)
-_RCVMORE = int(zmq.RCVMORE)  # as an enum it would be looked up for every part
+_NOBLOCK = int(zmq.NOBLOCK)  # as an enum it would be looked up for every part
 
 
 def part_of(frame: Any) -> Any:
@@ -50,31 +49,30 @@ def drain(
     """Receive what is there, up to so many messages or bytes.
 
     ZMQ hands over a message in whole or not at all, and after the delimiter there are five parts or
-    more; so only behind those has it to be asked whether there is another. A message that is short
-    of a part shows by the delimiter of the next one in a place where none belongs.
+    more; so only behind those is asked whether there is another, and the frame of the last one knows:
+    to ask the socket takes longer than to receive a part. A message that is short of a part shows by the
+    delimiter of the next one in a place where none belongs.
     """
-    recv, get = socket.recv, socket.get
+    recv = socket.recv
     drained: list[Message] = []
     while len(drained) < messages and size > 0:
         try:
             part = recv(_NOBLOCK)
             while part != DELIMITER:
                 part = recv(_NOBLOCK)
-            fixed = [
-                recv(_NOBLOCK),
-                recv(_NOBLOCK),
-                recv(_NOBLOCK),
-                recv(_NOBLOCK),
-                recv(_NOBLOCK),
-            ]
-            while get(_RCVMORE):
-                fixed.append(part_of(recv(_NOBLOCK, False)))
+            signature = recv(_NOBLOCK)
+            parts = [recv(_NOBLOCK), recv(_NOBLOCK), recv(_NOBLOCK)]
+            last = recv(_NOBLOCK, False)
+            parts.append(last.bytes)
+            while last.more:
+                last = recv(_NOBLOCK, False)
+                parts.append(part_of(last))
         except zmq.Again:
             break
-        if DELIMITER in fixed[:5]:
+        if signature == DELIMITER or DELIMITER in parts[:4]:
             log.error("A message of the kernel on %s is short of parts", channel)
             continue
-        message = Message(channel, fixed[1:], fixed[0])
+        message = Message(channel, parts, signature)
         drained.append(message)
         size -= message.size
     return drained

@@ -30,7 +30,7 @@ from .outlet import Outlet
 from .routing import Routes, names_parent
 from .spool import FileSpool
 from .tap import Tap
-from .wire import DELIMITER, Batch, Message, pack_json, parse_header
+from .wire import DELIMITER, Batch, Message, find_names, pack_json, parse_header
 
 ASK_INTERVAL = 0.5
 """Seconds between two questions to a kernel that has not answered, or is not heard yet."""
@@ -301,19 +301,24 @@ class Hub:
         self._settling = None
         self._settled.set()
         self._release()
-        if getattr(self.kernel, "execution_state", None) == "starting":
-            # What it said about our questions came before the subscription stood, and who watches
-            # its state has not heard that it is idle.
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        """Let who watches the kernel's state hear that it is idle, as by the questions that upstream asks
+        for each client; without clients it stays ``starting``, as ever."""
+        if self._clients and getattr(self.kernel, "execution_state", None) == "starting":
             self._question("control")
 
     # -- from the kernel ---------------------------------------------------------------------------
 
     def on_iopub(self, messages: list[Message]) -> None:
         """Messages to everybody."""
+        find_names(messages)
         if self._taps:
             now = time.monotonic()
+            watched = messages if self._clients else [m for m in messages if not self._is_own(m)]
             for tap in list(self._taps):
-                tap.feed(messages, now)
+                tap.feed(watched, now)
         if not self._heard:
             self._heard = True
             self._check_settled()
@@ -340,6 +345,10 @@ class Hub:
             batch = Batch(kept)
             for client in list(self._clients):
                 client.deliver(batch)
+
+    def _is_own(self, message: Message) -> bool:
+        """Whether it says how the kernel is about a question of ours."""
+        return self._own in message.parts[1] and message.type == "status"
 
     def on_replies(self, messages: Iterable[Message], client: Client | None) -> None:
         """Messages to one client: that of the socket, or whoever asked."""
@@ -532,6 +541,8 @@ class Hub:
         if client.backlog.overflowed and not (self.options.limits.close and owner.hears_reasons):
             client.backlog.resume()
         client.attach(outlet)
+        if self.settled:
+            self._tell_watchers()
         self._review_away()
         if client.backlog.overflowed:
             owner.on_overflow()
@@ -632,15 +643,14 @@ class Hub:
         self.log.warning("Kernel %s: output is held in memory only: %s", self.kernel_id, error)
 
     def _notice(self, parent: bytes, count: int, size: int) -> Message:
-        self.log.warning(
-            "Kernel %s: %d messages of output, %.1f MB, were cut for a client that did not read them",
-            self.kernel_id,
-            count,
-            size / 1e6,
-        )
+        one = count == 1
+        what = f"{count} message{'' if one else 's'} of the kernel, {size / 1e6:.1f} MB"
+        self.log.warning("Kernel %s: cut for a client that did not read: %s", self.kernel_id, what)
+        # Of somebody who was away as well, and of more than output after an overflow.
         return self.printed(
-            f"\n[{count} messages of output, {size / 1e6:.1f} MB, are not shown:"
-            " they came faster than they were read.]\n",
+            f"\n[{what}, {'is' if one else 'are'} missing here: there was no room to keep"
+            f" {'it until it was' if one else 'them until they were'} read."
+            " One message may be many lines, or part of one.]\n",
             parent,
         )
 

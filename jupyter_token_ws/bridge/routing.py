@@ -22,7 +22,7 @@ sockets for each client. For a single message without parent the best guess is m
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 from .wire import Message, parse_header
 
@@ -32,12 +32,19 @@ REQUESTS_MAX = 16384
 """Requests without reply that are remembered, all clients of a kernel together; beyond that the oldest
 is forgotten, and its reply found by session."""
 
+SESSIONS_MAX = 64
+"""Sessions of one client that are remembered, the last used ones. A frontend has one; whoever invents one
+for each message must not fill the memory by it."""
+
+NAME_MAX = 256
+"""Characters of a session or a ``msg_id`` that is remembered. Those in use have some forty."""
+
 
 class Routes(Generic[Client]):
     """The clients of one kernel and what they asked."""
 
     def __init__(self) -> None:
-        self._clients: dict[Client, set[str]] = {}
+        self._clients: dict[Client, OrderedDict[str, None]] = {}  # sessions, the last used one last
         self._sessions: dict[str, dict[Client, None]] = {}  # who used each, the first one first
         self._requests: OrderedDict[tuple[str, str], tuple[Client, str]] = OrderedDict()
 
@@ -46,26 +53,33 @@ class Routes(Generic[Client]):
 
     def add(self, client: Client) -> None:
         """A client came."""
-        self._clients.setdefault(client, set())
+        self._clients.setdefault(client, OrderedDict())
 
     def forget(self, client: Client) -> None:
         """A client will not come back."""
         for session in self._clients.pop(client, ()):
-            users = self._sessions[session]
-            del users[client]
-            if not users:
-                del self._sessions[session]
+            self._leave(session, client)
+
+    def _leave(self, session: str, client: Client) -> None:
+        users = self._sessions[session]
+        del users[client]
+        if not users:
+            del self._sessions[session]
 
     def sent(self, client: Client, message: Message) -> None:
         """A known client sent a message."""
         header = parse_header(message.parts[0])
         msg_id, session, kind = (header.get(name) for name in ("msg_id", "session", "msg_type"))
-        session = session if isinstance(session, str) else ""
+        session = session if _is_name(session) else ""
         if session:
             self._sessions.setdefault(session, {})[client] = None
-            self._clients[client].add(session)
+            used = self._clients[client]
+            used[session] = None
+            used.move_to_end(session)
+            if len(used) > SESSIONS_MAX:
+                self._leave(used.popitem(last=False)[0], client)
         # Comm messages and input replies are not replied to, and would stay for ever.
-        if isinstance(msg_id, str) and isinstance(kind, str) and kind.endswith("_request"):
+        if _is_name(msg_id) and _is_name(kind) and kind.endswith("_request"):
             key = session, msg_id
             known = self._requests.get(key)
             if known is not None and known[0] is not client and known[0] in self._clients:
@@ -109,6 +123,10 @@ class Routes(Generic[Client]):
         if len(self._clients) == 1:
             return next(iter(self._clients))
         return None
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= NAME_MAX
 
 
 def _reply_to(request: str) -> str:

@@ -27,7 +27,7 @@ class Bridge:
         self, options: BridgeOptions | None = None, log: logging.Logger | None = None
     ) -> None:
         self.options = options or BridgeOptions()
-        self.quota = Quota(self.options.disk_total)
+        self.quota = Quota(self.options.disk_total, self._disk_full)
         self._log = log or logging.getLogger("jupyter_token_ws")
         self._hubs: dict[str, Hub] = {}
         metrics.watch(self)
@@ -65,6 +65,14 @@ class Bridge:
             )
         return found
 
+    def _disk_full(self) -> None:
+        self._log.warning(
+            "backlog_disk_total is used up, %.1f of %.1f MB: until some of it is read or forgotten,"
+            " clients that do not read, of any kernel, have no more room on disk",
+            self.quota.used / 1e6,
+            self.quota.limit / 1e6,
+        )
+
     def _idle(self, hub: Hub) -> None:
         if self._hubs.get(hub.kernel_id) is hub:
             del self._hubs[hub.kernel_id]
@@ -89,6 +97,11 @@ class Bridge:
         def start_watching_activity(kernel_id: str) -> None:
             kernel = manager.get_kernel(kernel_id)
             if not wanted_for(kernel):
+                self._log.info(
+                    "Kernel %s is without the bridge: the metadata of its kernelspec %r says so",
+                    kernel_id,
+                    kernel.kernel_name,
+                )
                 start(kernel_id)
                 return
             hub = self.hub(kernel)

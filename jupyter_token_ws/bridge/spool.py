@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -37,18 +38,20 @@ class FileSpool:
         self._directory = directory
         self._segments: deque[_Segment] = deque()
 
-    def append(self, data: bytes) -> None:
-        """Put *data* at the end. What fails leaves nothing behind."""
+    def append(self, data: Sequence[bytes]) -> None:
+        """Put *data* at the end, as one. What fails leaves nothing behind."""
         if not self._segments or self._segments[-1].written >= SEGMENT:
             made = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
             self._segments.append(_Segment(cast("BinaryIO", made)))
         segment = self._segments[-1]
         segment.file.seek(segment.written)
-        view = memoryview(data)
-        while view:
-            view = view[segment.file.write(view) :]
-        segment.written += len(data)
-        segment.lengths.append(len(data))
+        for piece in data:
+            view = memoryview(piece)
+            while view:
+                view = view[segment.file.write(view) :]
+        length = sum(map(len, data))
+        segment.written += length
+        segment.lengths.append(length)
 
     def take(self) -> bytes:
         """Take the oldest chunk.

@@ -61,14 +61,19 @@ class Tap:
         """Messages arrived at *now*, in seconds of any clock."""
         passed = self._passed
         due: dict[tuple[str, str], Message] = {}
+        before = ""
         for message in messages:
-            parent = message.parts[1]
+            kind, parent = message.type, message.parts[1]
             if parent != self._parent:
                 self._parent, self._parent_type = parent, message_type(parent)
-            key = message.type, self._parent_type
-            if key[0] == "status":
+            elif kind == before:
+                continue
+            before = kind
+            key = kind, self._parent_type
+            if kind == "status":
                 due.pop(key, None)
                 due[key] = message
+                before = ""
             elif now >= passed.get(key, now):
                 if len(passed) > 1000:  # kernels have some twenty types
                     passed.clear()

@@ -9,7 +9,9 @@ parts) and the older one without a name (JSON text, or offsets, JSON and buffers
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from struct import Struct, error, pack, unpack_from
 from typing import Any
@@ -34,6 +36,7 @@ TEXT, BINARY = 0x1, 0x2
 
 _TYPE, _ID = b'"msg_type"', b'"msg_id"'
 _COLONS = {b":", b": "}
+_NAMES = re.compile(rb'"msg_id": ?"([^"]*)", ?"msg_type": ?"([^"]*)"')
 
 _HEAD4 = Struct("<BBH7Q5s").pack  # the frame's own length is big-endian, see _head4
 _OFFSETS4 = 8 * (1 + 1 + 4 + 1)
@@ -50,7 +53,7 @@ class Message:
     check it. ``size`` is what holding it costs, in bytes.
     """
 
-    __slots__ = ("_type", "channel", "parts", "signature", "size")
+    __slots__ = ("_sure", "_type", "channel", "parts", "signature", "size")
 
     def __init__(self, channel: str, parts: list[bytes], signature: bytes = b"") -> None:
         self.channel = channel
@@ -58,6 +61,7 @@ class Message:
         self.signature = signature
         self.size = OVERHEAD + sum(map(len, parts))
         self._type: str | None = None
+        self._sure = False  # that _NAMES finds the names
 
     def __repr__(self) -> str:
         return f"<{self.channel} {self.type or '?'} {self.size} bytes>"
@@ -68,6 +72,15 @@ class Message:
         if self._type is None:
             self._type = message_type(self.parts[0])
         return self._type
+
+    @property
+    def names(self) -> tuple[bytes, bytes] | None:
+        """Its ``msg_id`` and ``msg_type`` as they stand in the header; ``None`` where that is not sure."""
+        header = self.parts[0]
+        if self._sure and (found := _NAMES.search(header)):
+            return found[1], found[2]
+        identity, kind = scan(header, _ID), scan(header, _TYPE)
+        return None if identity is None or kind is None else (identity, kind)
 
 
 def from_zmq(channel: str, raw: list[bytes]) -> Message:
@@ -106,11 +119,43 @@ def scan(header: bytes, key: bytes) -> bytes | None:
     return header[begin + 1 : end]
 
 
+def find_names(messages: Sequence[Message]) -> None:
+    """Find ids and types of many messages: as ``scan`` does, but most of it in all headers at once.
+
+    Where the two do not follow upon each other, or something is not sure, nothing is found in any of
+    these messages; then each is scanned when somebody asks.
+    """
+    headers = b"\0".join([message.parts[0] for message in messages])
+    count = len(messages)
+    once = (b"{", _ID, _TYPE)
+    if (
+        b"\\" in headers
+        or headers.count(b"\0") != count - 1
+        or any(headers.count(each) != count for each in once)
+    ):
+        return
+    kinds = []
+    for message in messages:
+        header = message.parts[0]
+        found = _NAMES.search(header)
+        if found is None or not header.startswith(b"{"):
+            return
+        kinds.append(_text(found[2]))
+    # None is without, and there are not more than messages: each has each once.
+    for message, kind in zip(messages, kinds, strict=True):
+        message._sure, message._type = True, kind
+
+
+@lru_cache(maxsize=1000)  # kernels have some twenty types
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
 def message_type(header: bytes) -> str:
     """The ``msg_type`` of a header; empty if it has none."""
     found = scan(header, _TYPE)
     if found is not None:
-        return found.decode("utf-8", "replace")
+        return _text(found)
     value = parse_header(header).get("msg_type")
     return value if isinstance(value, str) else ""
 
@@ -165,23 +210,27 @@ class V1:
         return BINARY, [pack(f"<{len(numbers)}Q", *numbers), channel, *parts]
 
     @staticmethod
-    def add_frame(message: Message, pieces: list[bytes]) -> None:
-        """Add the pieces of the whole frame to *pieces*."""
-        if message.channel == "iopub" and len(message.parts) == 4:
-            header, parent, metadata, content = message.parts
-            one = _OFFSETS4 + 5
-            two = one + len(header)
-            three = two + len(parent)
-            four = three + len(metadata)
-            end = four + len(content)
-            if 126 <= end < 65536:
-                size = (end & 0xFF) << 8 | end >> 8
-                head = _HEAD4(
-                    0x80 | BINARY, 126, size, 6, _OFFSETS4, one, two, three, four, end, b"iopub"
-                )
-                pieces += (head, header, parent, metadata, content)
-                return
-        _add_frame(V1.payload(message), pieces)
+    def frames(messages: Iterable[Message]) -> list[bytes]:
+        """The pieces of the frames of *messages*, one after the other."""
+        pieces: list[bytes] = []
+        one = _OFFSETS4 + 5
+        for message in messages:
+            parts = message.parts
+            if len(parts) == 4 and message.channel == "iopub":
+                header, parent, metadata, content = parts
+                two = one + len(header)
+                three = two + len(parent)
+                four = three + len(metadata)
+                end = four + len(content)
+                if 126 <= end < 65536:
+                    size = (end & 0xFF) << 8 | end >> 8
+                    head = _HEAD4(
+                        0x80 | BINARY, 126, size, 6, _OFFSETS4, one, two, three, four, end, b"iopub"
+                    )
+                    pieces += (head, header, parent, metadata, content)
+                    continue
+            pieces += _frame(V1.payload(message))
+        return pieces
 
     @staticmethod
     def decode(data: bytes | str) -> Message:
@@ -227,19 +276,19 @@ class Legacy:
         bytes; they are JSON, as ever they came.
         """
         header, parent, metadata, content, *buffers = message.parts
-        message_id, kind = scan(header, _ID), scan(header, _TYPE)
-        if message_id is None or kind is None:
+        names = message.names
+        if names is None:
             parsed = parse_header(header)
             header = pack_json(parsed)
-            identity = pack_json(parsed.get("msg_id")), pack_json(parsed.get("msg_type"))
+            names = pack_json(parsed.get("msg_id")), pack_json(parsed.get("msg_type"))
         else:
-            identity = b'"%b"' % message_id, b'"%b"' % kind
+            names = b'"%b"' % names[0], b'"%b"' % names[1]
         text = (
             b'{"header":%b,"msg_id":%b,"msg_type":%b,"parent_header":%b,"metadata":%b,"content":%b,'
             b'"channel":"%b"%b}'
         ) % (
             header,
-            *identity,
+            *names,
             parent,
             metadata,
             content,
@@ -259,9 +308,9 @@ class Legacy:
         return BINARY, [pack(f"!{len(numbers)}I", *numbers), *parts]
 
     @staticmethod
-    def add_frame(message: Message, pieces: list[bytes]) -> None:
-        """Add the pieces of the whole frame to *pieces*."""
-        _add_frame(Legacy.payload(message), pieces)
+    def frames(messages: Iterable[Message]) -> list[bytes]:
+        """The pieces of the frames of *messages*, one after the other."""
+        return [piece for message in messages for piece in _frame(Legacy.payload(message))]
 
     @staticmethod
     def decode(data: bytes | str) -> Message:
@@ -303,22 +352,17 @@ def wire_of(subprotocol: str | None) -> Wire:
     return V1 if subprotocol == V1.subprotocol else Legacy
 
 
-def _add_frame(payload: tuple[int, list[bytes]], pieces: list[bytes]) -> None:
+def _frame(payload: tuple[int, list[bytes]]) -> list[bytes]:
     opcode, parts = payload
-    pieces.append(frame_head(opcode, sum(map(len, parts))))
-    pieces += parts
+    return [frame_head(opcode, sum(map(len, parts))), *parts]
 
 
-def frames(wire: Wire, messages: Iterable[Message]) -> list[bytes]:
+def frames(wire: Wire, messages: Sequence[Message]) -> list[bytes]:
     """The frames of *messages*, to be written one after the other: small pieces are together in one."""
-    pieces: list[bytes] = []
-    add: Callable[[Message, list[bytes]], None] = wire.add_frame
-    large = False
-    for message in messages:
-        add(message, pieces)
-        if message.size >= LARGE:
-            large = True
-    return together(pieces) if large else [b"".join(pieces)]
+    pieces = wire.frames(messages)
+    if any(message.size >= LARGE for message in messages):
+        return together(pieces)
+    return [b"".join(pieces)]
 
 
 class Batch:

@@ -19,7 +19,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.requires(*PROGRAM), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.requires(*PROGRAM), pytest.mark.timeout(400)]
 
 in_lab = pytest.mark.parametrize("place", ["lab"], indirect=True)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.requires(*PROGRAM),
     pytest.mark.requires(*proxies.PROGRAM),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
 ]
 
 FIRST, SECOND = "the-first-token", "the-second-token"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.requires(*PROGRAM),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
 ]
 
 each_place = pytest.mark.parametrize("place", HEAVY_BUT_LAB, indirect=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.requires(*PROGRAM),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
 ]
 
 HERE, THERE = "the-token-of-the-page", "the-token-of-the-server"

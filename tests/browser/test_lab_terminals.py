@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.requires(*PROGRAM),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
 ]
 
 CONNECT = """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.requires(*PROGRAM),
     pytest.mark.requires(*proxies.PROGRAM),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
 ]
 
 TOKEN = "the/server's (own) token=%3F"

@@ -105,7 +105,7 @@ class Watched:
     def until(self, condition: str) -> None:
         """Wait for something to hold in the page."""
         # Every tenth of a second, not every frame: a page whose clock is played draws none.
-        self.page.wait_for_function(condition, polling=100, timeout=15_000)
+        self.page.wait_for_function(condition, polling=100, timeout=60_000)
 
     def heard(self) -> list[str]:
         """What the application heard."""
@@ -301,7 +301,7 @@ class _NoWebsockets(BaseHTTPRequestHandler):
         names = ("Authorization", "Host")
         headers = {name: self.headers[name] for name in names if name in self.headers}
         try:
-            answer = _OPENER.open(Request(self.server_url + self.path, headers=headers), timeout=10)
+            answer = _OPENER.open(Request(self.server_url + self.path, headers=headers), timeout=60)
         except HTTPError as error:
             answer = error
         with answer:
@@ -347,7 +347,7 @@ def test_the_example_runs_a_cell(context, server):
     page.get_by_label("Token", exact=True).fill(TOKEN)
     page.get_by_role("button", name="Start a kernel").click()
     log = page.get_by_role("log")
-    log.get_by_text("the kernel says 42").wait_for(timeout=30_000)
+    log.get_by_text("the kernel says 42").wait_for(timeout=90_000)
     page.locator("output").get_by_text("closed 1000").wait_for()
     page.get_by_label("Token", exact=True).fill(WRONG)
     page.get_by_role("button", name="Open another").click()
@@ -358,5 +358,5 @@ def test_the_example_runs_a_cell(context, server):
     page.locator("output").get_by_text("connecting").wait_for()
     page.get_by_label("Token", exact=True).fill(TOKEN)
     page.get_by_role("button", name="parked sockets").click()
-    page.locator("output").get_by_text("closed 1000").wait_for(timeout=30_000)
+    page.locator("output").get_by_text("closed 1000").wait_for(timeout=90_000)
     assert errors == []

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.requires(*PROGRAM),
     pytest.mark.heavy,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
 ]
 
 INSTALL = """

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Start
+from tests.support import inside
 from tests.support.live_kernel import Client, printed
 from tests.support.process import Server, start_server
 from tests.support.served_kernel import Served
@@ -287,7 +288,7 @@ def _time(model: dict[str, Any]) -> datetime:
 async def test_activity_of_a_kernel_and_its_server(kernel):
     begun = _time(await kernel.becomes(execution_state="idle", connections=0))
     async with kernel.client() as client:
-        code = "import time\nfor n in range(60): print(n, flush=True); time.sleep(.05)"
+        code = "import time\nwhile True: print('on', flush=True); time.sleep(.05)"
         running = await client.execute(code)
         busy = await kernel.becomes(execution_state="busy", connections=1)
         assert _time(busy) > begun
@@ -296,6 +297,7 @@ async def test_activity_of_a_kernel_and_its_server(kernel):
         while later["execution_state"] == "busy" and _time(later) == _time(busy):
             later = await kernel.ask("GET")
         assert later["execution_state"] == "busy"
+        await kernel.ask("POST", "/interrupt")
         await client.idle(running)
         assert _time(await kernel.becomes(execution_state="idle")) > _time(later)
         status = await asyncio.to_thread(kernel.server.request, "GET", "api/status")
@@ -305,7 +307,7 @@ async def test_activity_of_a_kernel_and_its_server(kernel):
 
 CULLING = {
     "MappingKernelManager": {
-        "cull_idle_timeout": 2,
+        "cull_idle_timeout": 3600,
         "cull_interval": 1,
         "cull_connected": True,
         "cull_busy": False,
@@ -315,7 +317,7 @@ CULLING = {
 
 async def test_culling(start: Start):
     """What is idle for long is shut down, which its client is told; what works or is asked is not."""
-    server = start(config=CULLING)
+    server = start(config=CULLING, extensions={inside.__name__: True})
     kernels = [Served(server, await asyncio.to_thread(server.start_kernel)) for _ in range(3)]
     idle, busy, chatty = kernels
     async with idle.client() as sleeper, busy.client() as worker, chatty.client() as talker:
@@ -328,7 +330,13 @@ async def test_culling(start: Start):
                 await talker.run("1")
                 await asyncio.sleep(0.2)
 
+        await talker.run("1")
         talking = asyncio.create_task(talk())
+        # Not before all three have begun, which may take longer than that.
+        answer = await asyncio.to_thread(
+            server.request, "POST", inside.PATH, {"cull_idle_timeout": 2}
+        )
+        assert answer.status == 204
         await sleeper.knock.wait_closed()
         assert (sleeper.knock.code, sleeper.knock.slug) == (4410, "gone")
         answer = await asyncio.to_thread(server.request, "GET", "api/kernels")

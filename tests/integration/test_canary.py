@@ -280,7 +280,7 @@ EVIDENCE = {
 CONFIG: dict[str, Any] = {
     "ServerApp": {"log_level": "DEBUG", "allow_remote_access": False},
     "TokenWebSocketApp": {
-        "open_timeout": 0.2,
+        "open_timeouts": {"own/never-opens": 0.2},
         "keepalive_interval": 0.5,
         "keepalive_timeout": 5,
         "drain_timeout": 0.5,
@@ -327,7 +327,10 @@ def aviary(request, tmp_path_factory) -> Iterator[Aviary]:
             env={own_sockets.EVENT_LOG: str(events)},
         ) as server:
             assert server.request("GET", "api/contents").status == 200
-            assert "contents_service" in events.read_text("utf-8"), "an event log that is used"
+            until(
+                lambda: events.exists() and "contents_service" in events.read_text("utf-8"),
+                "an event log that is used",
+            )
             yield Aviary(server, Proxied(port, record), good, events)
 
 

@@ -25,7 +25,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
 
@@ -53,7 +53,7 @@ def test_demo_keep_leaves_one_server(tmp_path):
     server = psutil.Process(int(found[1]))
     assert re.search(r"still running: http://127\.0\.0\.1:\d+/\?token=\S+", result.stdout)
     server.send_signal(signal.SIGTERM)
-    server.wait(30)
+    server.wait(60)
 
 
 def test_demo_says_which_server_did_not_start(tmp_path):

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from jupyter_client.kernelspec import KernelSpec
 from traitlets.config import Config
 
 from jupyter_token_ws.app import TokenWebSocketApp
-from jupyter_token_ws.guard.core import GuardOptions
+from jupyter_token_ws.bridge.server import wanted_for
 from tests.plugins.programs import requires, requires_node_package
 from tests.support import process
 from tests.support.pages import ROOT, blocks, replace, save
@@ -57,7 +59,7 @@ def ended(
         env=environment(token),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -122,7 +124,7 @@ def test_readme_opens_and_hears_the_end(language, request, tmp_path):
     ):
         until(lambda: "open" in log.read_text(), "the socket to open")
         server.stop()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert log.read_text().splitlines() == [
         "open, answered v1.token.websocket.jupyter.org",
         "closed 4503 draining;retry_after=1: the server is shutting down",
@@ -262,7 +264,7 @@ def test_client_may_start_before_the_server(language, file, request, client, tmp
     ):
         until(lambda: "no socket: " in log.read_text(), "the first attempt")
         with start_server(tmp_path):
-            until(lambda: "open\n" in log.read_text(), "the socket to open", 40)
+            until(lambda: "open\n" in log.read_text(), "the socket to open")
 
 
 def test_client_of_a_server_without_the_extension(request, client, tmp_path):
@@ -302,7 +304,7 @@ def test_client_comes_back_when_the_server_does(
         first.stop()
         until(lambda: "closed 4503 draining;retry_after=1" in log.read_text(), "the close")
         with start_server(tmp_path, name="second"):
-            until(lambda: log.read_text().count("open\n") == 2, "the socket to open again", 40)
+            until(lambda: log.read_text().count("open\n") == 2, "the socket to open again")
 
 
 def test_functions_of_the_package(tmp_path):
@@ -419,13 +421,13 @@ def test_settings_are_understood(page, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     ours = json.loads(done.stdout)["TokenWebSocketApp"]
     assert set(ours) == set(re.findall(r"c\.TokenWebSocketApp\.(\w+) =", "".join(settings)))
-    assert set(ours) <= set(GuardOptions.__dataclass_fields__)
+    assert set(ours) <= set(TokenWebSocketApp.class_own_traits(config=True))
     TokenWebSocketApp(**ours)  # raises for a wrong value
 
 
@@ -466,6 +468,12 @@ def test_proxy_settings_of_jupyter_exist():
     assert named <= set(ServerApp.class_trait_names())
 
 
+def test_kernelspec_of_the_page_leaves_its_kernel_to_jupyter_server():
+    (block,) = blocks(CONFIGURE, "json")
+    spec = KernelSpec(**json.loads(block))
+    assert not wanted_for(SimpleNamespace(kernel_spec=spec))
+
+
 # -- docs/how-to/size-it-for-your-server.md ----------------------------------------------------------
 
 
@@ -484,7 +492,9 @@ def test_what_a_slow_client_is_told(tmp_path):
     with start_server(tmp_path, config={"TokenWebSocketApp": little}) as server:
         *notices, last = output([sys.executable, path, server.url, TOKEN], tmp_path).splitlines()
     assert notices
-    assert all(re.fullmatch(r"\[\d+ messages of output, .* MB, .*\]", each) for each in notices)
+    assert all(
+        re.fullmatch(r"\[\d+ messages? of the kernel, .* MB, .*\]", each) for each in notices
+    )
     lines, rest = last.split(maxsplit=1)
     assert int(lines) < 100_000
     assert rest == "lines, and the cell is done"

@@ -31,7 +31,7 @@ from jupyter_token_ws.protocol.subprotocols import (
 )
 from tests.support import process, proxied_app
 from tests.support.clients import Client, connect_websockets
-from tests.support.knock import Knock, knock, refused
+from tests.support.knock import TIMEOUT, Knock, knock, refused
 from tests.support.process import Server, free_port, start_server
 from tests.support.waiting import until
 
@@ -160,7 +160,7 @@ async def test_C2_6_pings_reach_the_client(name, place):
     """None of these sockets has any by itself."""
     async with await knock(place.server.port, f"/{place.path(name)}", OFFER) as socket:
         for _ in range(3):
-            await asyncio.wait_for(_ping(socket), 10)
+            await asyncio.wait_for(_ping(socket), TIMEOUT)
 
 
 async def _ping(socket: Knock) -> None:

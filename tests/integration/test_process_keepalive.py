@@ -9,7 +9,7 @@ import pytest
 
 from jupyter_token_ws.protocol.subprotocols import MARKER
 from tests.integration.conftest import Proxied, Start
-from tests.support.knock import bearing, knock
+from tests.support.knock import TIMEOUT, bearing, knock
 from tests.support.process import Server
 
 INTERVAL = 0.3
@@ -22,19 +22,28 @@ EXTENSIONS = {
 }
 
 
+LEAST = 4.5 * INTERVAL
+"""Seconds that six pings take at least. With a second pinger they would take half the time; how late they may
+be is the machine's business."""
+
+
 async def six_pings(server: Server, path: str) -> float:
-    """How long it takes from the first ping to the sixth."""
+    """How long it takes from one ping to the fifth after it.
+
+    The first that came late makes it shorter: then others are looked at, of which a second pinger would make
+    each too short.
+    """
     async with await knock(server.port, f"/{path}", [MARKER, bearing(server.token)]) as socket:
         assert socket.status == 101, path
         times: list[float] = []
-        while len(times) < 6:
-            frame = await asyncio.wait_for(socket.read_frame(), 20)
+        while len(times) < 6 or (times[-1] - times[-6] < LEAST and len(times) < 60):
+            frame = await asyncio.wait_for(socket.read_frame(), TIMEOUT)
             assert frame is not None, path
             assert frame[0] != 8, path
             if frame[0] == 9:
                 times.append(time.monotonic())
                 await socket.send(frame[1], opcode=10)
-        return times[-1] - times[0]
+        return times[-1] - times[-6]
 
 
 async def test_one_ping_an_interval_on_every_socket_of_a_full_server(
@@ -67,8 +76,7 @@ async def test_one_ping_an_interval_on_every_socket_of_a_full_server(
     ]
     spans = await asyncio.gather(*(six_pings(server, path) for path in paths))
     for path, span in zip(paths, spans, strict=True):
-        # A second pinger would halve it; how late pings may be is the machine's business.
-        assert span >= 4.5 * INTERVAL, path
+        assert span >= LEAST, path
 
 
 @pytest.mark.parametrize(

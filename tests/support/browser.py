@@ -42,7 +42,9 @@ def chromium() -> Iterator[Browser]:
 
     path = requires(*PROGRAM)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
+        browser = playwright.chromium.launch(
+            executable_path=path, args=list(_ARGUMENTS), timeout=90_000
+        )
         try:
             yield browser
         finally:

@@ -1,6 +1,8 @@
-"""A server extension that tells what goes on inside the server: tasks, and what the bridge holds.
+"""A server extension that tells what goes on inside the server: tasks, and what the bridge holds. It also
+sets traits of the kernel manager, where a test has to be ready before they count.
 
-Name it in ``start_server(extensions={"tests.support.inside": True})``, and ask for ``PATH``.
+Name it in ``start_server(extensions={"tests.support.inside": True})``, and ask for ``PATH``; or post the
+traits there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ PATH = "inside"
 
 
 class Inside(APIHandler):
-    """Counts, by name."""
+    """Counts and traits, by name."""
 
     @web.authenticated
     async def get(self) -> None:
@@ -35,6 +37,13 @@ class Inside(APIHandler):
                 "spooled": bridge.quota.used,
             }
         )
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Set them."""
+        for name, value in (self.get_json_body() or {}).items():
+            self.kernel_manager.set_trait(name, value)
+        self.set_status(204)
 
 
 def _load_jupyter_server_extension(serverapp: ServerApp) -> None:

@@ -18,8 +18,9 @@ from jupyter_token_ws.protocol.subprotocols import MARKER
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-TIMEOUT = 10.0
-"""Seconds after which a silent server is a failed test."""
+TIMEOUT = 40.0
+"""Seconds after which a silent server, or a kernel of its, is a failed test. A kernel that starts beside
+much else takes long."""
 
 
 def bearing(token: str) -> str:
@@ -118,7 +119,7 @@ class Knock:
         await asyncio.wait_for(read_all(), TIMEOUT)
         return self
 
-    async def wait_message(self, timeout: float = TIMEOUT) -> str | bytes:
+    async def wait_message(self) -> str | bytes:
         """The next text or binary message; pings are answered. Fails if the connection ends first."""
 
         async def read_one() -> str | bytes:
@@ -133,7 +134,7 @@ class Knock:
                     break
             raise AssertionError("closed before a message came")
 
-        return await asyncio.wait_for(read_one(), timeout)
+        return await asyncio.wait_for(read_one(), TIMEOUT)
 
     async def at_end(self) -> bool:
         """Whether the server ends the TCP connection (within ``TIMEOUT``)."""

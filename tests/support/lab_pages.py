@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds that anything on the page may take."""
 PRESS_AGAIN = 5.0
 FAILURES = PROJECT / ".cache" / "screenshots" / "failed"

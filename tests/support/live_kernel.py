@@ -21,12 +21,12 @@ from jupyter_token_ws.bridge.hub import Hub
 from jupyter_token_ws.bridge.server import SETTING, Bridge
 from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
 from tests.support.door import Door
-from tests.support.knock import Knock
+from tests.support.knock import TIMEOUT, Knock
 
 PARTS = ("header", "parent_header", "metadata", "content")
 
-PATIENCE = 40.0
-"""Seconds after which a kernel will not answer any more. One that starts beside much else takes long."""
+PATIENCE = 2 * TIMEOUT
+"""Seconds after which a kernel that goes on talking will not say any more what is waited for."""
 
 
 def install(data: Path, name: str, argv: list[str], **more: Any) -> None:
@@ -40,6 +40,11 @@ def install(data: Path, name: str, argv: list[str], **more: Any) -> None:
 def odd(habit: str) -> list[str]:
     """The command of an odd kernel."""
     return [sys.executable, "-m", "tests.support.odd_kernel", habit, "{connection_file}"]
+
+
+def once(path: Path, code: str) -> str:
+    """Code for a kernel of Python that is run as soon as there is such a file."""
+    return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(.01)\n{code}"
 
 
 @dataclass
@@ -110,7 +115,7 @@ class Client:
 
     async def hear(self) -> dict[str, Any]:
         """The next message."""
-        frame = await self.knock.wait_message(PATIENCE)
+        frame = await self.knock.wait_message()
         message = self.read(frame)
         self.heard.append(message)
         return message

@@ -159,7 +159,7 @@ def nginx(
 def _answers(proxy: Proxy) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{proxy.url.rstrip('/')}{_PROBE}", timeout=5) as answer:
+        with opener.open(f"{proxy.url.rstrip('/')}{_PROBE}", timeout=30) as answer:
             return bool(answer.status == 204)
     except OSError:
         return False

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 TOKEN = "a-token-for-tests"
 EXTENSION = "jupyter_token_ws"
-START_DEADLINE = 60.0
-STOP_DEADLINE = 30.0
+START_DEADLINE = 90.0
+STOP_DEADLINE = 60.0
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -306,7 +306,7 @@ def request(
     for name, value in (headers or {}).items():
         asked.add_header(name, value)
     try:
-        with _OPENER.open(asked, timeout=30) as answer:
+        with _OPENER.open(asked, timeout=60) as answer:
             return _answer(answer.status, answer.headers, answer.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -53,9 +53,9 @@ class Echo(Recorder, WebSocketHandler):
 
 
 async def main(port: int, record: Path) -> None:
-    record.touch()
     routes = [(r"/socket", Echo, {"record": record}), (r"/.*", Page, {"record": record})]
     web.Application(routes).listen(port, "127.0.0.1")
+    record.touch()  # the sign that somebody listens
     await asyncio.Event().wait()
 
 

@@ -19,6 +19,7 @@ from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
 from tests.support.knock import knock
 from tests.support.live_kernel import Client, install
 from tests.support.process import Server
+from tests.support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,7 +63,7 @@ class Served:
         assert answer.status in (200, 204), answer
         return answer.json() if answer.body else None
 
-    async def becomes(self, deadline: float = 30, **wanted: Any) -> dict[str, Any]:
+    async def becomes(self, deadline: float = DEADLINE, **wanted: Any) -> dict[str, Any]:
         """Wait until the kernel's model says so; it is returned."""
         end = time.monotonic() + deadline
         while True:

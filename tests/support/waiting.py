@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 """Seconds after which something that has not happened will not happen."""
 
 _STEP = 0.01

@@ -47,7 +47,7 @@ def machine(tmp_path):
             [SCRIPT],
             env={"PATH": str(programs), **environment},
             stdin=subprocess.PIPE,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         return done.returncode, said.read_text().splitlines() if said.exists() else []

@@ -200,7 +200,7 @@ def project(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=250,
         )
         return done.returncode, done.stdout + done.stderr
 

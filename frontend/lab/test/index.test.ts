@@ -2,6 +2,9 @@ import { afterEach, expect, it, vi } from 'vitest';
 import { PageConfig } from '@jupyterlab/coreutils';
 import { goTo } from './page';
 
+/** One second, as it is by itself, is little on a busy machine. */
+const PATIENT = { timeout: 30_000 };
+
 const HOME = 'https://host/ann/';
 
 afterEach(() => {
@@ -42,7 +45,7 @@ it('loads the user interface once the page has stood for a while', async () => {
   expect(activate).not.toHaveBeenCalled();
   await vi.advanceTimersByTimeAsync(200);
   vi.useRealTimers();
-  await vi.waitFor(() => expect(activate).toHaveBeenCalledWith(app, bus));
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledWith(app, bus), PATIENT);
 });
 
 it.each([[true], [false]])(
@@ -62,7 +65,7 @@ it.each([[true], [false]])(
       publish();
       publish();
     }
-    await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+    await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce(), PATIENT);
   }
 );
 
@@ -73,7 +76,7 @@ it('goes on where the user interface fails', async () => {
   (await plugins(''))[0]?.activate(app);
   await vi.advanceTimersByTimeAsync(3_000);
   vi.useRealTimers();
-  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce(), PATIENT);
 });
 
 it('tries again where it could not be loaded, as soon as anything happens', async () => {
@@ -90,10 +93,10 @@ it('tries again where it could not be loaded, as soon as anything happens', asyn
   ui?.activate(app);
   const { bus } = await import('../src/bus');
   bus.publish({ kind: 'unexplained', path: 'a', cause: 'server_down' });
-  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce(), PATIENT);
   reachable = true;
   bus.publish({ kind: 'open', path: 'a' });
-  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce(), PATIENT);
 });
 
 it('tries again after a while where nothing happens, and complains once', async () => {
@@ -110,11 +113,11 @@ it('tries again after a while where nothing happens, and complains once', async 
   const [ui] = await plugins('');
   ui?.activate(app);
   await vi.advanceTimersByTimeAsync(3_000);
-  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce());
+  await vi.waitFor(() => expect(complaint).toHaveBeenCalledOnce(), PATIENT);
   await vi.advanceTimersByTimeAsync(32_000);
   reachable = true;
   await vi.advanceTimersByTimeAsync(32_000);
   vi.useRealTimers();
-  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce());
+  await vi.waitFor(() => expect(activate).toHaveBeenCalledOnce(), PATIENT);
   expect(complaint).toHaveBeenCalledOnce();
 });

@@ -51,7 +51,7 @@ def test_table_replaces_the_older_one_of_the_same_name_only(tmp_path):
     path = tmp_path / "performance.md"
     path.write_text("# Performance\n\nWords.\n")
     for title, machine in (("one", "first"), ("two", "second"), ("one", "third")):
-        put_into(path, title, format_markdown(title, [_entry(machine=machine)]))
+        put_into(path, title, format_markdown(title, {"x": _entry(machine=machine)}))
     text = path.read_text()
     assert text.startswith("# Performance\n\nWords.\n\n<!-- begin one")
     assert "first" not in text
@@ -84,6 +84,9 @@ def test_documentation_is_made_of_the_record(tmp_path):
     report.write_documentation(record, page, image)
     assert (page.read_text(), image.read_text()) == first
     assert page.read_text().count("| a handshake |") == 2
+    assert page.read_text().count("| ≤ 1.1 MISSED | `stream-v1` |") == 1
+    assert '`make bench ARGS="handshake"`' in page.read_text()
+    assert '`make bench ARGS="paced stream-v1"`' in page.read_text()
     assert page.read_text().count("<!-- begin kernel:") == 1
     assert "Stock against stock, the 1 ratios were 2." in page.read_text()
 

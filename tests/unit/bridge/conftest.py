@@ -1,7 +1,4 @@
-"""Servers in this process with the extension on, and kernels of theirs.
-
-Properties are looked for without a deadline: a busy machine is no fault of the code.
-"""
+"""Servers in this process with the extension on, and kernels of theirs."""
 
 from __future__ import annotations
 
@@ -10,15 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from jupyter_server.serverapp import ServerApp
 from tornado.httpserver import HTTPServer
 
 from tests.support.door import Door
 from tests.support.live_kernel import Live
-
-settings.register_profile("bridge", deadline=None)
-settings.load_profile("bridge")
 
 
 @pytest.fixture

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_token_ws.bridge.backlog import (
+    AGAIN,
+    ALL,
     CHUNK,
     DROPPABLE,
     MERGED_MAX,
     NOTICE_SIZE,
+    OUTPUT,
     PARENTS_MAX,
     Backlog,
     Limits,
@@ -446,7 +450,8 @@ def test_output_is_not_cut_where_the_connection_shall_end():
 
 
 def test_the_server_s_quota_counts_too():
-    quota = Quota(20_000)
+    said: list[int] = []
+    quota = Quota(20_000, lambda: said.append(quota.used))
     one, two = new(Limits(memory=4000, disk=2**20), quota), new(Limits(4000, 2**20), quota)
     for number in range(15):
         one.push(make("comm_msg", number))
@@ -454,18 +459,49 @@ def test_the_server_s_quota_counts_too():
     for number in range(40):
         two.push(make("display_data", number))
     assert two.cut_count
+    assert said
     assert quota.used <= quota.limit
     two.clear()
     one.clear()
     assert quota.used == 0
 
 
-def test_quota():
-    quota = Quota(10)
-    assert quota.reserve(10)
-    assert not quota.reserve(1)
-    quota.release(1)
-    assert quota.reserve(1)
+def test_quota_says_once_that_it_is_used_up():
+    said: list[int] = []
+    quota = Quota(800, lambda: said.append(quota.used))
+    quota.used = 650
+    assert quota.has_room(50, OUTPUT)
+    assert not quota.has_room(50, AGAIN)
+    assert not said, "that what is cut goes on to be cut is no news"
+    for _ in range(3):
+        assert not quota.has_room(51, OUTPUT)
+    assert not quota.has_room(151, ALL)
+    assert said == [650]
+    quota.release(40)
+    assert not quota.has_room(91, OUTPUT)
+    assert said == [650], "output is not kept again yet"
+    quota.release(10)
+    assert not quota.has_room(101, OUTPUT)
+    assert said == [650, 600]
+
+
+def test_own_bound_is_not_that_of_all():
+    said: list[int] = []
+    quota = Quota(20_000, lambda: said.append(quota.used))
+    backlog = new(Limits(memory=4000, disk=16_000), quota)
+    for number in range(100):
+        backlog.push(make("display_data", number))
+    assert backlog.cut_count
+    assert not said
+
+
+def test_one_large_message_goes_through_where_all_is_used_up():
+    quota = Quota(20_000)
+    backlog = new(Limits(memory=4000, disk=2**20), quota)
+    quota.used = quota.limit
+    message = make("display_data", 1, size=3000)
+    backlog.push(message)
+    assert everything(backlog) == [message]
 
 
 class FullDisk(FileSpool):
@@ -475,7 +511,7 @@ class FullDisk(FileSpool):
         super().__init__()
         self.chunks = chunks
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Sequence[bytes]) -> None:
         if not self.chunks:
             raise OSError(28, "No space left on device")
         self.chunks -= 1
@@ -588,8 +624,8 @@ def test_the_spool_is_written_in_small_pieces():
     sizes: list[int] = []
 
     class Measured(FileSpool):
-        def append(self, data: bytes) -> None:
-            sizes.append(len(data))
+        def append(self, data: Sequence[bytes]) -> None:
+            sizes.append(sum(map(len, data)))
             super().append(data)
 
     backlog = new(Limits(memory=8 * CHUNK, disk=20 * CHUNK), spool=Measured)

@@ -142,7 +142,7 @@ async def test_sends_in_turn(pair):
     assert ear.channel.send("ann", [b"one"])
     ear.channel.send_own([b"own"])
     ear.channel.release()
-    theirs.rcvtimeo = 10_000
+    theirs.rcvtimeo = 60_000
     received: list[bytes] = []
     while len(received) < 2:
         await asyncio.sleep(0)
@@ -197,7 +197,7 @@ def test_whoever_waits_for_room_is_told_of_it_whatever_sizes_come(published, see
         theirs.send(b"message")
     left = count
     while left:
-        assert ours.poll(10_000), f"{left} of {count} never came"
+        assert ours.poll(60_000), f"{left} of {count} never came"
         portion = 0
         for _ in range(chance.randrange(1, DRAIN_MESSAGES)):
             try:

@@ -178,11 +178,17 @@ def attach(hub: Hub, key: str | None = "s", *, verified: bool = False) -> tuple[
     return hub.attach(key, outlet, verified=verified, owner=Owner()), outlet
 
 
-async def settle(hub: Hub, kernel: Kernel, **info: Any) -> None:
+async def heard(hub: Hub, kernel: Kernel, **info: Any) -> None:
+    """Let it be heard both ways."""
     await auntil(lambda: kernel.streams["shell"][-1].sent, "a question")
     hub.on_iopub([message("status", content={"execution_state": "idle"})])
     reply = message("kernel_info_reply", "shell", kernel.asked(), {**INFO, **info})
     hub.on_replies([reply], None)
+
+
+async def settle(hub: Hub, kernel: Kernel, **info: Any) -> None:
+    await heard(hub, kernel, **info)
+    await auntil(lambda: hub.settled, "the kernel to be there")  # at once only if that was soon
 
 
 # -- whether it is there ---------------------------------------------------------------------------
@@ -194,13 +200,13 @@ async def test_a_kernel_is_there_when_it_was_heard_both_ways(hub, kernel):
     hub.on_iopub([message("iopub_welcome")])
     assert not hub.settled
     hub.on_replies([message("kernel_info_reply", "shell", kernel.asked(), INFO)], None)
-    assert await hub.settle(0)
+    assert await hub.settle(60)
     assert hub.info == INFO
 
 
 async def test_who_was_slow_is_given_time_to_be_connected_on_all_channels(hub, kernel, monkeypatch):
     monkeypatch.setattr(hub, "_unsettled_at", 0)
-    await settle(hub, kernel)
+    await heard(hub, kernel)
     assert not hub.settled
     hub.on_iopub([message("status")])  # says nothing new
     await auntil(lambda: hub.settled)
@@ -209,7 +215,7 @@ async def test_who_was_slow_is_given_time_to_be_connected_on_all_channels(hub, k
 @pytest.mark.parametrize("end", ["unsettle", "close"])
 async def test_what_ends_meanwhile_does_not_settle(hub, kernel, monkeypatch, end):
     monkeypatch.setattr(hub, "_unsettled_at", 0)
-    await settle(hub, kernel)
+    await heard(hub, kernel)
     waiting = hub._settling
     getattr(hub, end)()
     assert waiting is not None
@@ -232,7 +238,6 @@ async def test_an_answer_to_the_process_before_says_nothing(hub, kernel):
 async def test_the_protocol_that_it_speaks(hub, kernel, version, adapted):
     await settle(hub, kernel, protocol_version=version)
     assert hub._adapt_version == adapted
-    assert hub.settled
 
 
 async def test_it_is_asked_no_longer_than_upstream_would(hub, kernel):
@@ -459,7 +464,27 @@ async def test_a_directory_that_is_gone_is_said_and_output_is_cut(hub, caplog):
     assert client.backlog.cut_count > 80
     assert not client.backlog.overflowed
     attach(hub)
-    assert "were cut for a client that did not read them" in caplog.text
+    assert "cut for a client that did not read" in caplog.text
+
+
+@pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=50_000, disk=0))])
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (1, "1 message of the kernel, 0.1 MB, is missing here: there was no room to keep it "),
+        (3, "3 messages of the kernel, 0.3 MB, are missing here: there was no room to keep them "),
+    ],
+)
+async def test_what_was_cut_is_counted(hub, caplog, cut, said):
+    client, _ = attach(hub)
+    leave(hub, client)
+    for _ in range(1 + cut):
+        hub.on_iopub([message("display_data", content={"x": "x" * 100_000})])
+    _, outlet = attach(hub)
+    text = json.loads(outlet.arrived[-1].parts[3])["text"]
+    assert text.startswith(f"\n[{said}")
+    assert text.endswith("lines, or part of one.]\n")
+    assert said.partition(", i")[0].partition(", a")[0] in caplog.text
 
 
 @pytest.mark.parametrize("options", [BridgeOptions(Limits(memory=100_000, disk=0, close=True))])

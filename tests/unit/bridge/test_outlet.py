@@ -19,6 +19,7 @@ from tornado.websocket import WebSocketHandler, websocket_connect
 
 from jupyter_token_ws.bridge.outlet import MessageOutlet, SocketOutlet, outlet_for
 from jupyter_token_ws.bridge.wire import LARGE, V1, Batch, Legacy, Message, pack_json
+from tests.support.knock import TIMEOUT
 from tests.support.waiting import auntil
 
 
@@ -52,7 +53,7 @@ class Line:
     async def numbers(self, count: int) -> list[int]:
         found = []
         for _ in range(count):
-            data = await asyncio.wait_for(self.client.read_message(), 10)
+            data = await asyncio.wait_for(self.client.read_message(), TIMEOUT)
             text = data if isinstance(data, str) else V1.decode(data).parts[3]
             fields = json.loads(text)
             found.append(fields.get("content", fields)["number"])
@@ -80,7 +81,7 @@ async def connected(compressed: bool) -> AsyncIterator[Line]:
         for stream in streams:
             stream.close()
         # What came in before has to be taken, or tornado's client waits to hand it over.
-        while await asyncio.wait_for(client.read_message(), 10) is not None:
+        while await asyncio.wait_for(client.read_message(), TIMEOUT) is not None:
             pass
         server.stop()
         await server.close_all_connections()
@@ -137,7 +138,7 @@ async def test_a_future_tells_when_all_has_left():
         assert future is not None
         assert not future.done()
         assert await line.numbers(60) == list(range(60))
-        await asyncio.wait_for(future, 10)
+        await asyncio.wait_for(future, TIMEOUT)
         assert outlet.send(Batch([message(60)])) is None
         assert outlet.unsent() == []
 

@@ -137,6 +137,42 @@ def test_requests_are_bounded(monkeypatch):
     assert found == [None, None, "ann", "ann", "ann"]
 
 
+def test_sessions_of_a_client_are_bounded(routes):
+    for number in range(10 * routing.SESSIONS_MAX):
+        routes.sent("ann", message("comm_msg", "c", f"invented {number}"))
+        routes.sent("ann", message("comm_msg", "c", "ann"))
+    assert len(routes._sessions) == routing.SESSIONS_MAX + 1  # and bob's
+    # Those that it used last are its own still, and nobody else lost one.
+    last = f"invented {10 * routing.SESSIONS_MAX - 1}"
+    assert routes.find(reply("comm_info_reply", "unknown", last)) == "ann"
+    assert routes.find(reply("comm_info_reply", "unknown", "ann")) == "ann"
+    assert routes.find(reply("comm_info_reply", "unknown", "bob")) == "bob"
+    assert routes.find(reply("comm_info_reply", "unknown", "invented 0")) is None
+
+
+def test_who_invents_sessions_takes_nobody_else_s(routes):
+    for number in range(2 * routing.SESSIONS_MAX):
+        routes.sent("bob", message("comm_msg", "c", "ann"))
+        routes.sent("bob", message("comm_msg", "c", f"invented {number}"))
+        assert routes.find(reply("comm_info_reply", "unknown", "ann")) == "ann"
+    # What its first user gave up by inventing others belongs to who uses it still.
+    for number in range(routing.SESSIONS_MAX):
+        routes.sent("ann", message("comm_msg", "c", f"another {number}"))
+    assert routes.find(reply("comm_info_reply", "unknown", "ann")) == "bob"
+
+
+def test_names_of_any_length_are_not_remembered(routes):
+    long = "x" * (routing.NAME_MAX + 1)
+    routes.sent("ann", message("execute_request", long, long))
+    routes.sent("ann", message(f"{long}_request", "1", "ann"))
+    assert routes.find(reply("execute_reply", long, long)) is None
+    assert [key for key in routes._requests if len("".join(key)) > routing.NAME_MAX] == []
+    # Its session tells whose it is.
+    assert routes.find(reply(f"{long}_reply", "1", "ann")) == "ann"
+    routes.sent("ann", message("execute_request", long[1:], long[1:]))
+    assert routes.find(reply("execute_reply", long[1:], long[1:])) == "ann"
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
 def test_each_gets_its_own(program):
     routes: Routes[str] = Routes()

@@ -17,6 +17,7 @@ from jupyter_server.services.kernels.connection.base import (
     serialize_msg_to_ws_v1,
 )
 
+from jupyter_token_ws.bridge import wire
 from jupyter_token_ws.bridge.wire import (
     BINARY,
     LARGE,
@@ -26,6 +27,7 @@ from jupyter_token_ws.bridge.wire import (
     Legacy,
     Message,
     WireError,
+    find_names,
     frame_head,
     frames,
     from_zmq,
@@ -182,6 +184,47 @@ def test_no_type(header):
 @given(st.binary(max_size=60) | st.text('{}":, \\abmsg_type', max_size=60).map(str.encode))
 def test_scans_take_anything(header):
     assert isinstance(message_type(header), str)
+
+
+@given(
+    st.lists(
+        st.builds(lambda fields, pack: pack(fields), headers, packers)
+        | st.just(Session().pack(Session().msg_header("stream")))
+        | st.sampled_from(
+            [
+                b'{"msg_id": "1", "msg_type": "a", "x": "msg_type"}',
+                b'{"x": {"msg_id": "1", "msg_type": "a"}}',
+                b'[{"msg_id": "1", "msg_type": "a"}]',
+                b'"msg_id": "1", "msg_type": "a"',
+                b'{"x": {"msg_id": "1"}, "msg_type": "a"}',
+                b'{"msg_id": "\\"", "msg_type": "a"}',
+                b'{"msg_id": "1", "msg_type": "a"}\0',
+                b"{}",
+                b"",
+            ]
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_names_of_many_are_those_of_each(texts):
+    """Whatever one header has twice and another lacks."""
+    many = [Message("iopub", [text, b"{}", b"{}", b"{}"]) for text in texts]
+    find_names(many)
+    for message, text in zip(many, texts, strict=True):
+        assert message.type == message_type(text)
+        assert message.names in (None, (scan(text, b'"msg_id"'), scan(text, b'"msg_type"')))
+
+
+def test_names_of_many_are_found_at_once(monkeypatch):
+    session = Session()
+    sent = [session.msg_header(kind) for kind in ("stream", "status", "stream")]
+    many = [Message("iopub", [session.pack(each), b"{}", b"{}", b"{}"]) for each in sent]
+    find_names(many)
+    monkeypatch.setattr(wire, "scan", None)
+    for header, message in zip(sent, many, strict=True):
+        assert message.type == header["msg_type"]
+        assert message.names == (header["msg_id"].encode(), header["msg_type"].encode())
 
 
 # -- v1 --------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ class SlowAndBroken(Slow):
         super().clear()
 
 
-@pytest.mark.parametrize("token_ws_config", [{"drain_timeout": 0.3}])
+@pytest.mark.parametrize("token_ws_config", [{"drain_timeout": 1000}])
 async def test_draining_closes_everybody_and_lets_nobody_in(door: Door, caplog):
     """Open sockets whether they opted in or not, opening ones, and new ones."""
     guard = door.guard
@@ -305,7 +305,7 @@ async def test_draining_waits_only_so_long_for_an_answer(door: Door, caplog):
 
 async def test_draining_a_server_without_sockets_is_quick_and_quiet(door: Door, caplog):
     caplog.set_level(logging.INFO)
-    await asyncio.wait_for(door.guard.drain(), 1)
+    await asyncio.wait_for(door.guard.drain(), 10)
     assert "websockets" not in caplog.text
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
@@ -19,7 +19,7 @@ from jupyter_token_ws.guard.credentials import CredentialSource
 from jupyter_token_ws.guard.keepalive import TICK, Keepalive, Pulse, Reading
 from jupyter_token_ws.guard.registry import OpenSocket, Registry
 from jupyter_token_ws.protocol.subprotocols import MARKER
-from tests.support.knock import Knock, bearing, knock
+from tests.support.knock import TIMEOUT, Knock, bearing, knock
 from tests.support.waiting import auntil
 
 # --- the rule, by clocks and readings of our own --------------------------------------------------
@@ -365,7 +365,6 @@ TIMES = st.tuples(
 JITTER = st.floats(1, 1.5)
 
 
-@settings(deadline=None)
 @given(
     times=TIMES,
     jitter=st.lists(JITTER, min_size=1, max_size=20),
@@ -394,7 +393,6 @@ def test_never_drops_what_moved_within_the_timeout(times, jitter, gaps, how):
         assert not line.closed()
 
 
-@settings(deadline=None)
 @given(
     times=TIMES,
     jitter=st.lists(JITTER, min_size=1, max_size=20),
@@ -423,7 +421,6 @@ def test_always_drops_the_silent(times, jitter, active, blocked):
     assert line.dropped_at - asked[0] >= min(interval, timeout) - 1e-6
 
 
-@settings(deadline=None)
 @given(
     times=TIMES,
     before=st.floats(0, 3),
@@ -533,7 +530,7 @@ async def pings(socket: Knock, count: int, *, pong: bool = True) -> list[float]:
     """When the next ``count`` pings came; messages in between are dropped."""
     times: list[float] = []
     while len(times) < count:
-        frame = await asyncio.wait_for(socket.read_frame(), 20)
+        frame = await asyncio.wait_for(socket.read_frame(), TIMEOUT)
         assert frame is not None, "the server left"
         assert frame[0] != 8, frame
         if frame[0] == 9:
@@ -592,19 +589,23 @@ async def test_one_ping_an_interval_on_every_kind_of_socket(
     """Also where upstream has none, and never upstream's own beside it though it is told to ping."""
     paths = await paths_of_every_kind(jp_serverapp, jp_base_url)
     offer = [MARKER, bearing(jp_serverapp.identity_provider.token)]
+    # Two pingers would need half the time; how late it may get is the machine's business.
+    least = 4.5 * INTERVAL
 
     async def measure(path: str) -> float:
         async with await knock(jp_http_port, path, offer) as socket:
             assert socket.status == 101
             times = await pings(socket, 6)
+            # The first that came late makes it shorter. A second pinger makes every six too quick.
+            while times[-1] - times[-6] < least and len(times) < 60:
+                times += await pings(socket, 1)
             [handler] = [entry.handler for entry in guard.registry if entry.path in path]
             assert upstream_pingers(handler) == (False, False)
-            return times[-1] - times[0]
+            return times[-1] - times[-6]
 
     spans = await asyncio.gather(*map(measure, paths.values()))
     for kind, span in zip(paths, spans, strict=True):
-        # Two pingers would need half the time; how late it may get is the machine's business.
-        assert span >= 4.5 * INTERVAL, kind
+        assert span >= least, kind
 
 
 @pytest.mark.parametrize("upstream_pings", [True])
@@ -666,7 +667,7 @@ async def test_messages_are_as_good_as_pongs(
     async with await knock(jp_http_port, f"{jp_base_url}plain", offer) as socket:
         pings_seen = 0
         while pings_seen < 10:
-            frame = await asyncio.wait_for(socket.read_frame(), 10)
+            frame = await asyncio.wait_for(socket.read_frame(), TIMEOUT)
             assert frame is not None
             if frame[0] == 9:
                 pings_seen += 1
@@ -716,7 +717,7 @@ async def test_a_slow_reader_that_still_drains_stays(
         received = 0
         # Reads, never answers a ping, and takes several timeouts for it all.
         while time.monotonic() - started < 5 * SHORT["keepalive_timeout"] and not sent.done():
-            chunk = await asyncio.wait_for(socket.reader.read(400_000), 10)
+            chunk = await asyncio.wait_for(socket.reader.read(400_000), TIMEOUT)
             assert chunk, "dropped though it was draining"
             received += len(chunk)
             await asyncio.sleep(0.01)  # what makes it slow

@@ -9,7 +9,7 @@ from typing import Any, cast
 import jupyter_server
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_server.auth.authorizer import AllowAllAuthorizer
 from jupyter_server.auth.identity import IdentityProvider, User
@@ -31,7 +31,8 @@ from jupyter_token_ws.guard.kernels import (
 )
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.kernel_messages import execute, read
-from tests.support.knock import Knock, bearing, knock, refused
+from tests.support.knock import TIMEOUT, Knock, bearing, knock, refused
+from tests.support.live_kernel import once
 from tests.support.waiting import auntil
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -62,7 +63,6 @@ def test_who_is_replaced():
     assert len(claims) == 0
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -304,7 +304,7 @@ async def works(socket: Knock) -> bool:
 async def still_open(socket: Knock) -> bool:
     """Whether the server answers a ping, and sent no close frame before."""
     await socket.send("ping", opcode=9)
-    while (frame := await asyncio.wait_for(socket.read_frame(), 10)) is not None:
+    while (frame := await asyncio.wait_for(socket.read_frame(), TIMEOUT)) is not None:
         if frame[0] in (8, 10):
             return frame == (10, b"ping")
     return False
@@ -383,10 +383,12 @@ async def test_C2_8_a_kernel_s_socket_that_is_one_too_many(kernel, guard):
 
 async def test_C3_6_the_same_token_replaces_its_own_session(kernel, guard):
     """Tokens name nobody, so the credential is the principal."""
-    async with await kernel.by_token() as older, await kernel.by_token() as newer:
-        await older.wait_closed()
-        assert (older.code, older.slug) == (4409, "replaced")
-        assert await works(newer)
+    async with await kernel.by_token() as older:
+        assert await works(older)  # or stock is still asking for it, under the same name
+        async with await kernel.by_token() as newer:
+            await older.wait_closed()
+            assert (older.code, older.slug) == (4409, "replaced")
+            assert await works(newer)
 
 
 async def test_C3_6_a_session_of_the_same_name_at_another_kernel_is_another(kernel, guard):
@@ -554,15 +556,17 @@ async def test_a_client_that_vanished_gives_its_channels_back(kernel, guard):
 
 
 @pytest.mark.parametrize("token_ws_config", [{"keepalive_interval": 0.1, "keepalive_timeout": 0.5}])
-async def test_a_client_that_vanished_can_come_back_to_its_output(kernel, guard):
+async def test_a_client_that_vanished_can_come_back_to_its_output(kernel, tmp_path):
+    gone = tmp_path / "gone"
     async with await kernel.by_token("s") as vanished:
-        await auntil(lambda: len(guard.registry) == 1)
-        [entry] = guard.registry
-        await auntil(entry.stream.reading, "open")
-        await vanished.send(
-            execute("import time; time.sleep(1.5); print('se' + 'cret')").frame(None)
-        )
+        request = execute(once(gone, "print('se' + 'cret')"))
+        await vanished.send(request.frame(None))
+        while read(await vanished.wait_message())["parent_header"].get("msg_id") != request.id:
+            pass  # stock takes requests some time after the 101
         await auntil(lambda: kernel.connections == 0, "the silence to be noticed")
+        gone.touch()
+        # What comes while somebody connects again, stock may lose.
+        await auntil(lambda: b"secret" in kernel.kept(), "the output to be kept")
     async with await kernel.by_token("s") as back:
         assert "secret" in said(await run(back, "'hel' + 'lo'"))
 
@@ -675,7 +679,7 @@ async def test_C2_8_who_leaves_before_the_101_is_not_counted_off(kernel, users, 
         else:
             settings["authorizer"] = WaitingAuthorizer()
         early = await knock_and_leave(kernel, "b2", bob)
-        await asyncio.wait_for(Waiting.reached.wait(), 10)
+        await asyncio.wait_for(Waiting.reached.wait(), TIMEOUT)
         assert len(guard.opening) == 1
         prepared = where == "after it" and not isinstance(kernel, BridgedKernel)
         assert len(kernel.sessions()) == 1 + prepared, "the bridge keeps nothing before the 101"

@@ -14,7 +14,7 @@ from jupyter_token_ws import Refused
 from jupyter_token_ws.guard.openings import Opening, Openings
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.door import EVENTS, Socket, errors, refusals
-from tests.support.knock import bearing
+from tests.support.knock import TIMEOUT, bearing
 from tests.support.waiting import auntil
 
 
@@ -304,6 +304,6 @@ async def test_C3_3_one_that_cannot_be_refused_does_not_keep_the_others(door, ca
     broken, other = Late(fails=True), Late()
     door.guard.opening.add(broken, 0.001)
     door.guard.opening.add(other, 0.002)
-    await asyncio.wait_for(other.refused.wait(), 5)
+    await asyncio.wait_for(other.refused.wait(), TIMEOUT)
     assert (broken.slug, other.slug) == ("open_timeout", "open_timeout")
     assert "Cannot refuse a websocket that is opening" in caplog.text

@@ -11,6 +11,9 @@ from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.door import EVENTS
 from tests.support.knock import bearing
 
+ONE = {"refusal_burst": 1, "refusal_window": 1000}
+"""However long it takes until they are counted."""
+
 A, B = ("address", "route", "credential"), ("address", "route", "another")
 
 
@@ -21,7 +24,7 @@ async def test_C3_5_told_five_times_then_plain_until_it_calms_down(door):
     assert (door.guard.options.refusal_burst, door.guard.options.refusal_window) == (5, 10)
 
 
-@pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
+@pytest.mark.parametrize("token_ws_config", [ONE])
 async def test_C3_5_address_route_and_credential_are_counted_apart(door):
     async def told(path, token=None, **headers):
         offer = [MARKER, bearing(token), REASON_MARKER] if token else [REASON_MARKER]
@@ -46,7 +49,7 @@ async def test_C3_5_address_route_and_credential_are_counted_apart(door):
     assert not await told("terminals/websocket/2", "wrong")
 
 
-@pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
+@pytest.mark.parametrize("token_ws_config", [ONE])
 async def test_C3_5_who_is_known_is_told_of_each_path(door):
     """A page asks for all its kernels at once where the server was started anew."""
     offer = [MARKER, bearing(door.token), REASON_MARKER]
@@ -56,7 +59,7 @@ async def test_C3_5_who_is_known_is_told_of_each_path(door):
     assert (await door.refused(kernels[0], offer)).status == 404
 
 
-@pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
+@pytest.mark.parametrize("token_ws_config", [ONE])
 async def test_C3_5_one_address_does_not_use_up_what_another_is_told(door, http_server):
     http_server.xheaders = True  # as behind a proxy, which says where a client is
     statuses = [
@@ -66,7 +69,7 @@ async def test_C3_5_one_address_does_not_use_up_what_another_is_told(door, http_
     assert statuses == [101, 403, 101, 403]
 
 
-@pytest.mark.parametrize("token_ws_config", [{"refusal_burst": 1}])
+@pytest.mark.parametrize("token_ws_config", [ONE])
 async def test_C3_5_a_storm_does_not_keep_the_good_out(door):
     for _ in range(3):
         await door.refused(EVENTS, [REASON_MARKER])

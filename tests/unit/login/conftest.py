@@ -7,16 +7,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import settings
 
 from tests.support.playing import Other, playing
 from tests.support.redis_server import RedisServer, redis_server
 from tests.unit.guard.conftest import door, guard, jp_server_config, token_ws_config
 
 __all__ = ["door", "guard", "jp_server_config", "token_ws_config"]  # fixtures of the guard's tests
-
-settings.register_profile("login", deadline=None)
-settings.load_profile("login")
 
 
 class Clock:

@@ -1,8 +1,0 @@
-"""Properties are looked for without a deadline: a busy machine is no fault of the code."""
-
-from __future__ import annotations
-
-from hypothesis import settings
-
-settings.register_profile("protocol", deadline=None)
-settings.load_profile("protocol")
