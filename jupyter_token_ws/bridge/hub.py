@@ -316,7 +316,9 @@ class Hub:
         find_names(messages)
         if self._taps:
             now = time.monotonic()
-            watched = messages if self._clients else [m for m in messages if not self._is_own(m)]
+            watched = messages
+            if not self._clients:
+                watched = [m for m in messages if m.type != "status" or not self._is_own(m)]
             for tap in list(self._taps):
                 tap.feed(watched, now)
         if not self._heard:
@@ -325,12 +327,12 @@ class Hub:
         if not self._clients:
             return
         hide = not self.manager.allow_tracebacks
-        own, verify = self._own, self._verify
+        verify = self._verify
         kept: list[Message] = []
         for message in messages:
             kind = message.type
-            if kind == "status" and own in message.parts[1]:
-                continue  # about a question of ours
+            if kind == "status" and self._is_own(message):
+                continue
             if verify is not None and not verify(message):
                 continue
             if self._adapt_version:
@@ -347,8 +349,8 @@ class Hub:
                 client.deliver(batch)
 
     def _is_own(self, message: Message) -> bool:
-        """Whether it says how the kernel is about a question of ours."""
-        return self._own in message.parts[1] and message.type == "status"
+        """Whether it is about a question of ours."""
+        return self._own in message.parts[1]
 
     def on_replies(self, messages: Iterable[Message], client: Client | None) -> None:
         """Messages to one client: that of the socket, or whoever asked."""
@@ -356,7 +358,7 @@ class Hub:
         for message in messages:
             if self._verify is not None and not self._verify(message):
                 continue
-            if self._own in message.parts[1] or (
+            if self._is_own(message) or (
                 not self._answered and message.parts[1] == b"{}" and client is None
             ):
                 self._on_own_reply(message)

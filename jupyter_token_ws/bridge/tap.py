@@ -66,14 +66,13 @@ class Tap:
             kind, parent = message.type, message.parts[1]
             if parent != self._parent:
                 self._parent, self._parent_type = parent, message_type(parent)
-            elif kind == before:
+            elif kind == before and kind != "status":
                 continue
             before = kind
             key = kind, self._parent_type
             if kind == "status":
                 due.pop(key, None)
                 due[key] = message
-                before = ""
             elif now >= passed.get(key, now):
                 if len(passed) > 1000:  # kernels have some twenty types
                     passed.clear()

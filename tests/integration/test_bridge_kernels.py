@@ -286,8 +286,9 @@ def _time(model: dict[str, Any]) -> datetime:
 
 
 async def test_activity_of_a_kernel_and_its_server(kernel):
-    begun = _time(await kernel.becomes(execution_state="idle", connections=0))
+    begun = _time(await kernel.becomes(execution_state="starting", connections=0))
     async with kernel.client() as client:
+        await kernel.becomes(execution_state="idle", connections=1)
         code = "import time\nwhile True: print('on', flush=True); time.sleep(.05)"
         running = await client.execute(code)
         busy = await kernel.becomes(execution_state="busy", connections=1)
