@@ -165,8 +165,10 @@ async def test_who_floods_a_kernel_that_takes_nothing_is_held_back(start: Start,
     count = 60_000_000 // size
     async with kernel.client("ann") as ann, kernel.client("bob", v1=False) as bob:
         await ann.run("1")
-        running = await bob.execute("import time\nwhile True: time.sleep(.01)")
-        await bob.until("status", running, execution_state="busy")
+        running = await bob.execute(
+            "import time; print('begun', flush=True)\nwhile True: time.sleep(.01)"
+        )
+        await bob.until("stream", running)  # before that there is nothing to be interrupted
         process.suspend()
         with Memory(kernel.server.pid) as memory:
             asked: list[str] = []
@@ -188,8 +190,8 @@ async def test_an_interrupt_does_not_wait_behind_somebody_else_s_flood(start: St
     kernel = await started(start)
     async with kernel.client("ann") as ann, kernel.client("bob", v1=False) as bob:
         await ann.run("1")
-        running = await bob.execute("while True: pass")
-        await bob.until("status", running, execution_state="busy")
+        running = await bob.execute("print('begun', flush=True)\nwhile True: pass")
+        await bob.until("stream", running)
         asked: list[str] = []
         with Memory(kernel.server.pid) as memory:
             pouring = asyncio.create_task(pour(ann, 20_000, 3000, asked))
