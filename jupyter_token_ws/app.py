@@ -164,6 +164,13 @@ class TokenWebSocketApp(ExtensionApp):
         help="Seconds for which an identity provider that is not jupyter_server's own is not asked again for"
         " a token that admitted nobody; 0 asks always.",
     ).tag(config=True)
+    password_wait = Float(
+        _setting("password_wait"),
+        help="Seconds that a password waits for its turn at most, at the login and on jupyter_server's login"
+        " page. attempt_burst passwords of an address are tried at once, then so many in attempt_window"
+        " seconds, each after the other; what would have to wait longer is answered 429. A right one costs"
+        " nothing.",
+    ).tag(config=True)
     max_connections = Integer(
         _setting("max_connections"),
         help="How many websockets may be open at once. Further ones are refused with 4429"
@@ -219,12 +226,6 @@ class TokenWebSocketApp(ExtensionApp):
         help="Who knows that users who log in here have a server elsewhere. They get a token for that one,"
         " and their websockets are refused here with 4421 other_server. 'static': StaticServerDirectory, the"
         " configuration. 'hub': HubServerDirectory, a JupyterHub.",
-    ).tag(config=True)
-    password_wait = Float(
-        10,
-        help="Seconds that a password at the login waits for its turn at most. attempt_burst passwords of an"
-        " address are tried at once, then so many in attempt_window seconds, each after the other; what"
-        " would have to wait longer is answered 429. A right one costs nothing.",
     ).tag(config=True)
 
     revalidate_interval = Float(
@@ -395,7 +396,7 @@ class TokenWebSocketApp(ExtensionApp):
         except (ImportError, KeyProblem, TraitError) as error:
             self._end(server, error)
             return
-        login = Login(self.guard, store, password_wait=self.password_wait, directory=directory)
+        login = Login(self.guard, store, directory=directory)
         login.watch = Watch(
             self.guard,
             store,

@@ -106,6 +106,10 @@ LIMITS = {
         "seconds",
         "So long nobody is asked again for a token that admitted nobody.",
     ),
+    "password_wait": (
+        "seconds",
+        "A password whose turn is further away is answered 429. `attempt_burst` have theirs at once.",
+    ),
     "max_connections": (
         "sockets",
         "So many may be open. Further ones are refused with `too_many_connections`.",

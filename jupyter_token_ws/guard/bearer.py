@@ -1,5 +1,5 @@
 """REST requests that bear a token: tickets are taken by the rule of websockets (section 6), and wrong tokens
-are counted as theirs are (section 3, 4429).
+are counted as theirs are (section 3, 4429). So is upstream's login form, which takes passwords.
 
 Nothing else changes for them. The server's identity provider judges as ever, a ticket by what is behind it;
 and what needs no user is served to whoever asks. Only what would be refused for want of a user is refused
@@ -9,16 +9,20 @@ with the reason that is known.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from jupyter_server.auth.identity import IdentityProvider, User
+from jupyter_server.auth.login import LoginFormHandler
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from jupyter_token_ws.protocol.reasons import REASONS
 from jupyter_token_ws.protocol.tickets import is_ticket
 
+from . import metrics
 from .core import Guard
 from .credentials import header_token
 from .handler import TokenWebSocketHandler, subclass
@@ -66,12 +70,19 @@ def can_watch(kind: type[web.RequestHandler]) -> bool:
     return issubclass(kind, JupyterHandler) and not judged
 
 
+def is_login_form(kind: type[web.RequestHandler]) -> bool:
+    """Whether a class is upstream's login page, or made of it."""
+    return issubclass(kind, LoginFormHandler)
+
+
 def bearer_class(kind: type[web.RequestHandler]) -> type[web.RequestHandler]:
-    """The class that stands before ``kind`` for requests that bear a token: same name and module.
+    """The class that stands before ``kind`` for requests that bear a token or a password: same name and
+    module.
 
     Raises ``TypeError`` or whatever the class raises where it cannot be subclassed.
     """
-    made: type[web.RequestHandler] = subclass(_Bearer, cast("Any", kind))
+    before = _LoginForm if is_login_form(kind) else _Bearer
+    made: type[web.RequestHandler] = subclass(before, cast("Any", kind))
     return made
 
 
@@ -107,6 +118,7 @@ class _Bearer(JupyterHandler):
         error = self._token_ws_refused
         if error is not None and status_code in (401, 403) and not self._headers_written:
             status_code, kwargs = error.status_code, {"exc_info": (_Told, _Told(error), None)}
+            metrics.request_refused(error)
             Guard.of(self.application).log.info(
                 "Refused request: %d %s %s from %s",
                 status_code,
@@ -132,6 +144,37 @@ class _Bearer(JupyterHandler):
             for name, value in refusal_headers(REASONS[error.slug], error.retry_after).items():
                 self.set_header(name, value)
         super().write_error(status_code, **kwargs)
+
+
+class _LoginForm(_Bearer):
+    """What is mixed in before upstream's login form: passwords wait for their turn, as at our own login."""
+
+    _token_ws_right: Callable[[], None] | None = None
+
+    async def prepare(self) -> None:  # type: ignore[override] # upstream's argument is for websockets
+        """As stock; then a password waits, before anybody looks at it."""
+        guard = Guard.of(self.application)
+        if guard.lacks_tls(self.request):
+            self._refuse(Refused("tls_required"))
+        result: Any = super().prepare()
+        if result is not None:
+            await result
+        if self.request.method == "POST" and not self._finished:
+            try:
+                self._token_ws_right = await guard.throttle.take_turn(self.request)
+            except Refused as error:
+                self._refuse(error)
+
+    def _refuse(self, error: Refused) -> NoReturn:
+        self._token_ws_refused = error
+        raise web.HTTPError(403)  # which `send_error` tells as what it is
+
+    def on_finish(self) -> None:
+        """Who was right is sent on, and costs nothing."""
+        status = self.get_status()
+        if self._token_ws_right is not None and HTTPStatus.MULTIPLE_CHOICES <= status < 400:
+            self._token_ws_right()
+        super().on_finish()
 
 
 class _Watched(StandIn):

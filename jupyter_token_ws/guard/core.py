@@ -76,6 +76,7 @@ class GuardOptions:
     attempt_burst: int = 20
     attempt_window: float = 60
     wrong_token_memory: float = 10
+    password_wait: float = 10
     max_connections: int = 10_000
     max_connections_per_principal: int = 2_000
     max_handshakes: int = 1_000
@@ -121,6 +122,7 @@ class Guard:
             burst=options.attempt_burst,
             window=options.attempt_window,
             memory=options.wrong_token_memory,
+            longest=options.password_wait,
         )
         self.features = frozenset({Feature.GUARD})
         """What this server has, for the reasons that it may give. Who adds a part adds it here."""

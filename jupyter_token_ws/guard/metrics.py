@@ -18,11 +18,14 @@ from weakref import WeakKeyDictionary
 from prometheus_client import REGISTRY, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from jupyter_token_ws.protocol.reasons import REASONS
+
 if TYPE_CHECKING:
     from tornado.web import RequestHandler
 
     from jupyter_token_ws.protocol.reasons import Reason
 
+    from .refusal import Refused
     from .registry import OpenSocket
 
 PREFIX = "jupyter_token_ws_"
@@ -147,6 +150,13 @@ REFUSALS = make(
     "Refused websockets, told by close code (told=close) or by plain HTTP (told=http).",
     ("code", "slug", "told"),
 )
+REQUESTS_REFUSED = make(
+    Counter,
+    "requests_refused_total",
+    "Requests that are no websocket's, refused with a reason of the table: at REST, at the login, and on"
+    " jupyter_server's login page.",
+    ("code", "slug"),
+)
 SOCKETS_OPENED = make(
     Counter,
     "sockets_opened_total",
@@ -194,6 +204,11 @@ def refused(handler: RequestHandler, reason: Reason, told: bool) -> None:
     """A socket was refused."""
     _child(REFUSALS, str(reason.code), reason.slug, "close" if told else "http").inc()
     _not_opened(handler, "refused", reason.slug)
+
+
+def request_refused(error: Refused) -> None:
+    """Another request was refused. ``code`` is the close code, as of sockets."""
+    _child(REQUESTS_REFUSED, str(REASONS[error.slug].code), error.slug).inc()
 
 
 def ended(handler: RequestHandler, outcome: str) -> None:

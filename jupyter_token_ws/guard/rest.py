@@ -23,6 +23,7 @@ from jupyter_token_ws.protocol.capabilities import (
 )
 from jupyter_token_ws.protocol.reasons import REASONS, error_document, slug_for_status
 
+from . import metrics
 from .core import Guard
 from .refusal import Refused, refusal_headers
 from .routes import socket_templates
@@ -153,6 +154,7 @@ class ApiHandler(JupyterHandler):
         retry_after, text = None, ""
         if isinstance(error, Refused):
             slug, retry_after, text = error.slug, error.retry_after, error.text
+            metrics.request_refused(error)
         else:
             slug = "forbidden" if status_code in (401, 403) else slug_for_status(status_code)
         self._common_headers()

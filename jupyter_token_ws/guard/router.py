@@ -14,7 +14,7 @@ from tornado import routing, web
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.websocket import WebSocketHandler
 
-from .bearer import bearer_class, can_watch, may_bear
+from .bearer import bearer_class, can_watch, is_login_form, may_bear
 from .handler import guarded_class
 from .refusal import Refused
 
@@ -47,14 +47,19 @@ class UnguardedTokenHandler(WebSocketHandler):
 
 
 class _Concerns(routing.Matcher):
-    """Matches requests that upgrade, ask what a websocket path allows, or bear a token."""
+    """Matches requests that upgrade, ask what a websocket path allows, or may bear a token or password."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         if getattr(request, _SEEN, False):
             return None
         upgrade = is_upgrade(request)
-        concerns = upgrade or request.method == "OPTIONS" or _HEADER in request.headers
-        return {"upgrade": upgrade} if concerns or may_bear(request) else None
+        concerns = upgrade or request.method in ("OPTIONS", "POST") or _HEADER in request.headers
+        if concerns or may_bear(request) or self._guard.lacks_tls(request):
+            return {"upgrade": upgrade}
+        return None
 
 
 def is_upgrade(request: HTTPServerRequest) -> bool:
@@ -103,10 +108,12 @@ class GuardRouter(routing.Router):
         return self._instead(request, delegate, guarded)
 
     def _watched(self, request: HTTPServerRequest, delegate: Any) -> HTTPMessageDelegate:
-        """The delegate for a request that is no websocket's: it may bear a ticket, or a wrong token."""
+        """The delegate for a request that is no websocket's: it may bear a ticket, or a wrong token or
+        password."""
         guard, kind = self._guard, delegate.handler_class
         watches = guard.throttle.active or guard.tickets is not None
-        if not (watches and may_bear(request) and can_watch(kind)):
+        watches = (watches and may_bear(request)) or is_login_form(kind)
+        if not (watches and can_watch(kind)):
             return cast("HTTPMessageDelegate", delegate)
         try:
             watched = bearer_class(kind)
@@ -133,4 +140,4 @@ def install(guard: Guard, options_handler: type[web.RequestHandler]) -> None:
     """Put the rule at the front. Calling it again for the same application changes nothing."""
     rules = guard.application.default_router.rules
     if not any(isinstance(rule.target, GuardRouter) for rule in rules):
-        rules.insert(0, routing.Rule(_Concerns(), GuardRouter(guard, options_handler)))
+        rules.insert(0, routing.Rule(_Concerns(guard), GuardRouter(guard, options_handler)))

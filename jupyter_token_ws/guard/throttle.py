@@ -1,11 +1,12 @@
 """Wrong credentials of requests: counted by address, remembered for a moment (contract section 3, 4429).
 
 A request comes here after it was judged and nobody was admitted, never before; so what is right is not
-refused for what others got wrong.
+refused for what others got wrong. Passwords alone come before they are judged, to wait for their turn.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .addresses import Proxies
-from .limits import Attempts, AttemptStore, MemoryAttempts, Remembered
+from .limits import Attempts, AttemptStore, MemoryAttempts, Pace, Remembered
+from .refusal import Refused
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
@@ -30,7 +32,8 @@ class Throttle:
     """How often the clients of one server may be wrong.
 
     ``burst`` wrong credentials of an address are told so in ``window`` seconds, 0 is any number.
-    ``memory`` is in seconds. ``store`` counts elsewhere than here.
+    ``memory`` is in seconds, and so is ``longest``, which a password waits for its turn at most.
+    ``store`` counts elsewhere than here.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class Throttle:
         burst: int,
         window: float,
         memory: float,
+        longest: float = 10,
         store: AttemptStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.proxies = proxies
         self.store = store or MemoryAttempts(Attempts(burst, window), clock)
         self.remembered = Remembered(memory)
+        self.pace = Pace(burst, window, longest) if burst > 0 and window > 0 else None
         self._digest = digest
         self._log = log
         self._limited = burst > 0
@@ -75,6 +80,21 @@ class Throttle:
             return None
         waits = [await self.store.wrong(address, self._digest(token)) for token in set(tokens)]
         return math.ceil(max(waits)) or None
+
+    async def take_turn(self, request: HTTPServerRequest) -> Callable[[], None]:
+        """Wait until a password may be tried; what is answered with takes the attempt back, for a right one.
+
+        Raises ``Refused`` where too many wait already.
+        """
+        pace, client = self.pace, self.client(request)
+        if pace is None or client is None:
+            return lambda: None
+        turn, seconds = pace.take(client, self._clock())
+        if not turn:
+            raise Refused("too_many_attempts", max(1, math.ceil(seconds)))
+        if seconds:
+            await asyncio.sleep(seconds)
+        return lambda: pace.give_back(client)
 
     def _warn(self) -> None:
         if not self._warned:

@@ -294,7 +294,7 @@ class LoginHandler(ApiHandler):
         provider = self._provider
         if type(provider).process_login_form is IdentityProvider.process_login_form:
             raise Refused("token_rejected")  # there are no passwords
-        right = await self._login.take_turn(self.request)
+        right = await Guard.of(self.application).throttle.take_turn(self.request)
         form = detach(self, None)
         form.request.method = "POST"
         form.request.arguments = form.request.body_arguments = {"password": [password.encode()]}

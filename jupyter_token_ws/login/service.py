@@ -6,14 +6,10 @@ where tickets are had. Where else a user may have a server is a ``ServerDirector
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from jupyter_token_ws.guard.credentials import header_token
 from jupyter_token_ws.guard.identity import detach
-from jupyter_token_ws.guard.limits import Pace
 from jupyter_token_ws.guard.refusal import Refused
 from jupyter_token_ws.guard.tickets import Grant
 from jupyter_token_ws.protocol.reasons import Feature
@@ -47,7 +43,6 @@ class Login:
     Args:
         guard: of the server.
         store: keeps the tickets.
-        password_wait: seconds that a password waits for its turn at most.
         directory: knows other servers, if there is one.
     """
 
@@ -56,9 +51,7 @@ class Login:
         guard: Guard,
         store: TicketStore,
         *,
-        password_wait: float = 10.0,
         directory: ServerDirectory | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.guard = guard
         self.store = store
@@ -67,11 +60,6 @@ class Login:
         """Who ends open sockets with their credential."""
         self.signed_out: SignedOut | None = None
         """Who denies the cookies of those who signed out."""
-        self._clock = clock
-        options = guard.options
-        self.pace: Pace | None = None
-        if options.attempt_burst > 0 and options.attempt_window > 0:
-            self.pace = Pace(options.attempt_burst, options.attempt_window, password_wait)
         application = guard.application
         base: str = application.settings.get("base_url", "/")
         self._base = base
@@ -160,23 +148,6 @@ class Login:
             header, value = login_cookie(provider, handler, cookies) or ("", "")
             token = header_token(value) if header == "Authorization" else None
         return Caller(name, token)
-
-    # -- passwords ---------------------------------------------------------------------------------
-
-    async def take_turn(self, request: HTTPServerRequest) -> Callable[[], None]:
-        """Wait until a password may be tried; what is answered with takes the attempt back, for a right one.
-
-        Raises ``Refused`` where too many wait already.
-        """
-        pace, client = self.pace, self.guard.throttle.client(request)
-        if pace is None or client is None:
-            return lambda: None
-        turn, seconds = pace.take(client, self._clock())
-        if not turn:
-            raise Refused("too_many_attempts", max(1, round(seconds)))
-        if seconds:
-            await asyncio.sleep(seconds)
-        return lambda: pace.give_back(client)
 
 
 def login_cookie(

@@ -33,7 +33,6 @@ LOGIN_OPTIONS = {
     "login",
     "ticket_store",
     "server_directory",
-    "password_wait",
     "revalidate_interval",
     "revalidate_grace",
 }
@@ -119,6 +118,7 @@ def test_the_servers_own_ping_settings_are_the_defaults(server, own, expected):
             "attempt_burst": 14,
             "attempt_window": 15,
             "wrong_token_memory": 16,
+            "password_wait": 16.5,
             "max_connections": 17,
             "max_connections_per_principal": 18,
             "max_handshakes": 19,
