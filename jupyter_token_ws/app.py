@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -404,7 +405,11 @@ class TokenWebSocketApp(ExtensionApp):
             grace=self.revalidate_grace,
             clock=store.clock,
         )
-        login.signed_out = SignedOut(self.guard, server.identity_provider, login.watch.end)
+        login.signed_out = SignedOut(
+            self.guard,
+            server.identity_provider,
+            functools.partial(login.watch.end, cause="logout"),
+        )
 
     def _directory_of(self, store: TicketStore) -> ServerDirectory | None:
         kind = _DIRECTORIES[self.server_directory]

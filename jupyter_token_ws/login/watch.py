@@ -213,12 +213,25 @@ class Watch:
             )
             return None
 
-    def end(self, sockets: Sequence[OpenSocket]) -> None:
-        """The credential of these is dead: close them, and revoke the tickets that stood for it."""
+    def end(self, sockets: Sequence[OpenSocket], cause: str) -> None:
+        """The credential of these is dead: close them, and revoke the tickets that stood for it.
+
+        ``cause`` is a word of the event's schema.
+        """
+        registry = self._guard.registry
+        users = {
+            socket.grant.family: socket.user_name
+            for socket in sockets
+            if socket.grant and socket.ended_by == "client"  # else it was told before
+        }
+        counts = {family: len(registry.by_family(family)) for family in users}
         for socket in sockets:
-            self._guard.registry.close(socket, "token_revoked")
-        for family in {socket.grant.family for socket in sockets if socket.grant}:
+            registry.close(socket, "token_revoked")
+        for family, user in users.items():
             self._guard.run(self._revoke(family))
+            self._guard.events.ticket_revoked(
+                family=family, user=user, cause=cause, sockets=counts[family]
+            )
 
     def _judge(self, credential: str, sockets: Sequence[OpenSocket], good: bool | None) -> None:
         if good:
@@ -230,7 +243,7 @@ class Watch:
                 return
         self._doubts.pop(credential, None)
         if good is False:
-            self.end(sockets)
+            self.end(sockets, "credential")
             return
         for socket in sockets:
             self._guard.registry.close(socket, "unavailable")

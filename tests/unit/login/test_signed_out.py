@@ -18,6 +18,7 @@ from jupyter_token_ws.login.signed_out import SignedOut, remove_cookie, signed_a
 from jupyter_token_ws.protocol.subprotocols import REASON_MARKER
 from tests.support.door import Door, Socket
 from tests.support.knock import Knock
+from tests.support.observing import Listener
 from tests.unit.login.test_handler import ask, offer, read
 from tests.unit.login.test_watch import ECHO, lives, told
 
@@ -91,10 +92,13 @@ async def test_C6_7_a_ticket_for_a_cookie_ends_with_it(door):
         door, "POST", {}, Cookie=f"{cookie}; {xsrf}", X_XSRFToken="x", Origin=f"http://{door.host}"
     )
     token = read(answer)["token"]
+    events = Listener(door.app.event_logger)
     socket = await door.knock(ECHO, offer(token))
     assert await lives(socket)
     await sign_out(door, cookie)
     assert await told(socket) == (4401, "token_revoked")
+    [revoked] = await events.wait_for("ticket_revoked")
+    assert (revoked["cause"], revoked["sockets"]) == ("logout", 1)
     assert (await door.refused(ECHO, offer(token))).slug == "token_revoked"
 
 

@@ -16,6 +16,7 @@ from jupyter_token_ws.login.watch import Watch
 from jupyter_token_ws.protocol.subprotocols import REASON_MARKER
 from tests.support.door import Door, Socket
 from tests.support.knock import Knock
+from tests.support.observing import Listener
 from tests.support.waiting import auntil
 from tests.unit.login.test_handler import ask, bears, offer, read, ticket
 
@@ -186,12 +187,20 @@ async def test_C6_7_a_credential_that_is_somebody_else_s_now_is_dead(hub, door, 
 
 
 async def test_C6_7_a_ticket_dies_with_what_is_behind_it(hub, door, watch):
+    events = Listener(door.app.event_logger)
     answer = await ask(door, "POST", {"token": "of-ann"})
     token = read(answer)["token"]
-    ann = await opened(door, token)
+    ann, also = await opened(door, token), await opened(door, token)
+    await auntil(lambda: len(door.guard.registry) == 2, "both to be listed")
     del provider(door).names["of-ann"]
     await watch.check()
-    assert await told(ann) == (4401, "token_revoked")
+    await watch.check()  # before they have answered the close: that is not told again
+    assert await told(ann) == await told(also) == (4401, "token_revoked")
+    [issued] = await events.wait_for("ticket_issued")
+    [revoked] = await events.wait_for("ticket_revoked")
+    assert revoked == {
+        "family": issued["family"], "user": "ann", "cause": "credential", "sockets": 2
+    }  # fmt: skip
     provider(door).names["of-ann"] = "ann"
     assert (await door.refused(ECHO, offer(token))).slug == "token_revoked"
 
