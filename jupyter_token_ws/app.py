@@ -309,6 +309,8 @@ class TokenWebSocketApp(ExtensionApp):
         "max_connections_per_principal",
         "max_handshakes",
         "password_wait",
+        "revalidate_interval",
+        "revalidate_grace",
         "backlog_memory",
         "backlog_disk",
         "backlog_disk_total",

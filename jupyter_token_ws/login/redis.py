@@ -23,7 +23,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, NoReturn
 
-from traitlets import Float, Integer, Unicode, default
+from traitlets import Float, Integer, TraitError, Unicode, default, validate
 
 from .secrecy import AesGcm
 from .store import Held, KeepingStore
@@ -174,6 +174,10 @@ class RedisTicketStore(KeepingStore):
         " still stands; after as many more it is made anew.",
     ).tag(config=True)
 
+    @validate("timeout", "ping_interval")
+    def _seconds(self, proposal: Any) -> Any:
+        return self._positive(proposal)
+
     @default("url")
     def _default_url(self) -> str:
         return os.environ.get(URL_VARIABLE) or "redis://localhost:6379/0"
@@ -189,15 +193,22 @@ class RedisTicketStore(KeepingStore):
         except ImportError as error:
             raise ImportError(_MISSING) from error
         self._errors = (exceptions.RedisError, OSError, asyncio.TimeoutError)
-        pool = library.BlockingConnectionPool.from_url(
-            self.url,
-            max_connections=self.max_connections,
-            timeout=self.timeout,
-            socket_timeout=self.timeout,
-            socket_connect_timeout=self.timeout,
-            retry=retry.Retry(backoff.NoBackoff(), 1),
-            protocol=2,
-        )
+        try:
+            pool = library.BlockingConnectionPool.from_url(
+                self.url,
+                max_connections=self.max_connections,
+                timeout=self.timeout,
+                socket_timeout=self.timeout,
+                socket_connect_timeout=self.timeout,
+                retry=retry.Retry(backoff.NoBackoff(), 1),
+                protocol=2,
+            )
+            pool.connection_class(**pool.connection_kwargs)  # what it does not know is refused here
+        except (TypeError, ValueError):
+            # What the library says of it may show a part of the password.
+            raise TraitError(
+                "RedisTicketStore.url is no address that the package redis understands"
+            ) from None
         self._redis: Any = library.Redis(connection_pool=pool)
         self._pool: Any = pool
         self._get_script, self._put_script, self._revoke_script, self._family_script = (

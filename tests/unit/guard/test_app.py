@@ -165,6 +165,8 @@ def test_what_is_configured_reaches_the_guard(guard, token_ws_config):
         ("attempt_burst", -1, "negative"),
         ("attempt_window", -1.0, "negative"),
         ("wrong_token_memory", float("nan"), "finite"),
+        ("revalidate_interval", float("nan"), "finite"),
+        ("revalidate_grace", -1.0, "negative"),
         ("max_connections", -1, "negative"),
         ("max_connections_per_principal", -1, "negative"),
         ("max_handshakes", -1, "negative"),
@@ -199,26 +201,33 @@ def test_what_is_wrong_is_named(name, value, says):
 
 
 @pytest.mark.parametrize(
-    ("section", "wrong"),
+    ("section", "wrong", "chosen"),
     [
-        ("TokenWebSocketApp", {"close_reasons": "sometimes"}),
-        ("ZMQChannelsWebsocketConnection", {"iopub_msg_rate_limit": -1}),
-        ("KernelBridgeConnection", {"rate_limit_window": 0}),
+        ("TokenWebSocketApp", {"close_reasons": "sometimes"}, {}),
+        ("ZMQChannelsWebsocketConnection", {"iopub_msg_rate_limit": -1}, {}),
+        ("KernelBridgeConnection", {"rate_limit_window": 0}, {}),
+        ("MemoryTicketStore", {"max_tickets": -1}, {}),
+        ("TicketStore", {"max_age": float("nan")}, {}),
+        ("RedisTicketStore", {"ping_interval": float("nan")}, {"ticket_store": "redis"}),
+        ("StaticServerDirectory", {"servers": {"ann": "here"}}, {"server_directory": "static"}),
+        ("HubServerDirectory", {"hub_api_url": "hub"}, {"server_directory": "hub"}),
     ],
 )
 async def test_an_error_in_the_configuration_ends_the_server(
-    section, wrong, jp_configurable_serverapp, caplog
+    section, wrong, chosen, jp_configurable_serverapp, capfd
 ):
     """Else the server would run with everything of ours at its default, this here included."""
     config: dict[str, dict[str, object]] = {
         "ServerApp": {"jpserver_extensions": {"jupyter_token_ws": True}},
-        "TokenWebSocketApp": {"allow_token_in_url": False},
+        "TokenWebSocketApp": {"allow_token_in_url": False, **chosen},
     }
     config.setdefault(section, {}).update(wrong)
     with pytest.raises(SystemExit) as end:
         jp_configurable_serverapp(config=config)
     assert end.value.code == 1
-    assert next(iter(wrong)) in caplog.text
+    said = [line for line in capfd.readouterr().err.splitlines() if "Bad config" in line]
+    assert len(said) == 1
+    assert next(iter(wrong)) in said[0]
 
 
 @pytest.mark.parametrize("token_ws_config", [{"enabled": False}])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_token_ws.login.redis import RedisTicketStore
+from jupyter_token_ws.login.redis import URL_VARIABLE, RedisTicketStore
 from jupyter_token_ws.login.sealed import KEYS_VARIABLE
 from jupyter_token_ws.login.service import Login
 from tests.support.door import EVENTS
@@ -139,3 +139,26 @@ async def test_a_store_that_cannot_be_had_ends_the_server(
         jp_configurable_serverapp(config=config)
     assert end.value.code == 1
     assert text in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:a-secret@host",
+        "redis://:a-secret@host:port",
+        "redis://:a-secret/of-two@host",
+        "redis://:a-secret@host?timeout=soon",
+        "redis://:a-secret@host?no_such_thing=1",
+    ],
+)
+async def test_a_wrong_address_of_redis_ends_the_server_and_is_not_shown(
+    url, jp_configurable_serverapp, monkeypatch, capfd, caplog
+):
+    monkeypatch.setenv(URL_VARIABLE, url)
+    config = {"ServerApp": LOADED, "TokenWebSocketApp": {"ticket_store": "redis"}}
+    with pytest.raises(SystemExit) as end:
+        jp_configurable_serverapp(config=config)
+    assert end.value.code == 1
+    shown = caplog.text + "".join(capfd.readouterr())
+    assert "RedisTicketStore.url" in shown
+    assert "secret" not in shown
