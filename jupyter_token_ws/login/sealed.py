@@ -19,7 +19,6 @@ import secrets
 import stat
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +31,6 @@ from jupyter_token_ws.protocol.tickets import PREFIX, is_current
 
 from .store import TicketStore
 from .tickets import (
-    Credential,
     ExpiredTicket,
     FamilyChange,
     FamilyState,
@@ -187,22 +185,8 @@ class SealedTicketStore(TicketStore):
         times, _, rest = message.partition(b"\n")
         return load_ticket(rest, *json.loads(times))
 
-    async def issue(
-        self,
-        principal: str,
-        user: Mapping[str, Any],
-        credential: Credential,
-        *,
-        max_age: object = None,
-        audience: object = None,
-        single_use: object = False,
-        credential_ends_at: float | None = None,
-    ) -> Issued:
-        """A new ticket."""
-        ticket = self._draft(
-            principal, user, credential, max_age, audience, single_use, credential_ends_at
-        )
-        return Issued(ticket, self._seal(ticket))
+    async def _issue(self, drafted: Ticket) -> Issued:
+        return Issued(drafted, self._seal(drafted))
 
     async def look_up(self, token: str) -> Ticket:
         """The ticket, if it is good."""

@@ -115,42 +115,6 @@ class TicketStore(LoggingConfigurable):
         log: logging.Logger = self.log
         return log
 
-    def _draft(
-        self,
-        principal: str,
-        user: Mapping[str, Any],
-        credential: Credential,
-        max_age: object,
-        audience: object,
-        single_use: object,
-        credential_ends_at: float | None,
-    ) -> Ticket:
-        """The ticket to be issued for what was asked for."""
-        now, lifetimes = self.clock(), self.lifetimes
-        try:
-            prefixes, lifetime = read_audience(audience), lifetimes.age(max_age)
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-        if not isinstance(single_use, bool):
-            raise BadRequest("single_use must be true or false")
-        if single_use and not self.single_use:
-            raise Unsupported("this server has no tickets for one use")
-        ends_at = lifetimes.family_ends_at(now, credential_ends_at)
-        if ends_at <= now:
-            raise ExpiredTicket
-        return Ticket(
-            principal=principal,
-            user=user,
-            credential=credential,
-            audience=prefixes,
-            single_use=single_use,
-            family=secrets.token_hex(16),
-            lifetime=lifetime,
-            issued_at=now,
-            expires_at=min(now + lifetime, ends_at),
-            family_ends_at=ends_at,
-        )
-
     def _age(self, ticket: Ticket, max_age: object) -> float:
         """The seconds that a renewal of a ticket gets."""
         try:
@@ -158,7 +122,6 @@ class TicketStore(LoggingConfigurable):
         except ValueError as error:
             raise BadRequest(str(error)) from None
 
-    @abstractmethod
     async def issue(
         self,
         principal: str,
@@ -179,6 +142,35 @@ class TicketStore(LoggingConfigurable):
         Raises ``BadRequest`` for options that make no sense, ``Unsupported`` where this store has no
         tickets for one use, ``TicketTooLarge``, ``ExpiredTicket`` for a credential that is, ``StoreFull``.
         """
+        now, lifetimes = self.clock(), self.lifetimes
+        try:
+            prefixes, lifetime = read_audience(audience), lifetimes.age(max_age)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        if not isinstance(single_use, bool):
+            raise BadRequest("single_use must be true or false")
+        if single_use and not self.single_use:
+            raise Unsupported("this server has no tickets for one use")
+        ends_at = lifetimes.family_ends_at(now, credential_ends_at)
+        if ends_at <= now:
+            raise ExpiredTicket
+        drafted = Ticket(
+            principal=principal,
+            user=user,
+            credential=credential,
+            audience=prefixes,
+            single_use=single_use,
+            family=secrets.token_hex(16),
+            lifetime=lifetime,
+            issued_at=now,
+            expires_at=min(now + lifetime, ends_at),
+            family_ends_at=ends_at,
+        )
+        return await self._issue(drafted)
+
+    @abstractmethod
+    async def _issue(self, drafted: Ticket) -> Issued:
+        """A new ticket, the first of its family. Raises ``TicketTooLarge``, ``StoreFull``."""
 
     @abstractmethod
     async def look_up(self, token: str) -> Ticket:
@@ -271,21 +263,7 @@ class KeepingStore(TicketStore):
     async def _revoke(self, name: str) -> str | None:
         """Revoke the family of a name; answers with it unless it is unknown."""
 
-    async def issue(
-        self,
-        principal: str,
-        user: Mapping[str, Any],
-        credential: Credential,
-        *,
-        max_age: object = None,
-        audience: object = None,
-        single_use: object = False,
-        credential_ends_at: float | None = None,
-    ) -> Issued:
-        """A new ticket."""
-        drafted = self._draft(
-            principal, user, credential, max_age, audience, single_use, credential_ends_at
-        )
+    async def _issue(self, drafted: Ticket) -> Issued:
         return (await self._keep(drafted))[0]
 
     async def _keep(self, ticket: Ticket, retire: str | None = None) -> tuple[Issued, float]:
