@@ -25,7 +25,6 @@ from jupyter_token_ws.guard.identity import (
     asks_handler,
     auth_enabled,
     detach,
-    says_nobody,
     schemes,
 )
 
@@ -282,7 +281,7 @@ async def admits(provider: IdentityProvider, socket: OpenSocket) -> bool:
         try:
             user = await ask(provider, handler)
         except web.HTTPError as error:
-            if not says_nobody(error):
+            if error.status_code not in (401, 403):
                 raise
             continue
         if user is None:

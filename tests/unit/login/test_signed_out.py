@@ -19,7 +19,7 @@ from jupyter_token_ws.protocol.subprotocols import REASON_MARKER
 from tests.support.door import Door, Socket
 from tests.support.knock import Knock
 from tests.support.observing import Listener
-from tests.unit.login.test_handler import ask, offer, read
+from tests.unit.login.test_handler import ask, offer, read, ticket
 from tests.unit.login.test_watch import ECHO, lives, told
 
 PASSWORD = "of all people"
@@ -76,10 +76,14 @@ async def test_C6_7_who_signs_out_is_out(door):
     mine, another = await door.login_cookie(), await door.login_cookie()
     assert mine != another
     socket, also = await by(door, mine), await by(door, mine)
-    async with await by(door, another) as other:
+    plain, by_ticket = [
+        await door.knock(ECHO, offer(each)) for each in (door.token, await ticket(door))
+    ]
+    async with await by(door, another) as other, plain, by_ticket:
         await sign_out(door, mine)
         assert await told(socket) == await told(also) == (4401, "token_revoked")
-        assert await lives(other)
+        for each in (other, plain, by_ticket):
+            assert await lives(each)
     assert await enters(door, mine) == (False, False)
     assert await enters(door, another) == (True, True)
     assert await enters(door, f"a=b; {mine}; c=d") == (False, False)
@@ -142,6 +146,16 @@ async def test_C6_7_a_new_password_ends_what_was_before(with_password, door, mon
     provider.hashed_password = passwd("another one")
     assert await told(socket) == (4401, "token_revoked")
     assert await enters(door, before) == (False, False)
+
+
+async def test_C6_7_a_first_password_ends_nothing(door, monkeypatch):
+    before = await door.login_cookie()
+    monkeypatch.setattr(denied(door), "_clock", lambda: signed_at(before.partition("=")[2]) + 1)
+    async with await by(door, before) as socket:
+        provider: Any = door.app.identity_provider
+        provider.hashed_password = passwd("the first")
+        assert await lives(socket)
+    assert await enters(door, before) == (True, True)
 
 
 @given(st.text("|:0123456789abc", max_size=30))

@@ -10,6 +10,7 @@ import pytest
 from jupyter_server.auth.identity import IdentityProvider, User
 from tornado import web
 
+from jupyter_token_ws.guard.refusal import Refused
 from jupyter_token_ws.login.service import Login
 from jupyter_token_ws.login.tickets import FamilyChange, StoreUnavailable
 from jupyter_token_ws.login.watch import Watch
@@ -21,6 +22,7 @@ from tests.support.waiting import auntil
 from tests.unit.login.test_handler import ask, bears, offer, read, ticket
 
 ECHO = "echo"
+DOWN = web.HTTPError(502)
 
 
 class Hub(IdentityProvider):
@@ -30,7 +32,7 @@ class Hub(IdentityProvider):
         super().__init__(**kwargs)
         self.names = {"of-ann": "ann", "of-bob": "bob"}
         self.asked: list[str] = []
-        self.down = False
+        self.raises: Exception | None = None
 
     @property
     def auth_enabled(self) -> bool:
@@ -39,8 +41,8 @@ class Hub(IdentityProvider):
     def get_user(self, handler: Any) -> User | None:
         token = handler.request.headers.get("Authorization", "").partition(" ")[2]
         self.asked.append(token)
-        if self.down:
-            raise web.HTTPError(502)
+        if self.raises is not None:
+            raise self.raises
         name = self.names.get(token)
         return User(name) if name else None
 
@@ -149,6 +151,14 @@ async def test_C6_4_news_that_may_have_been_missed_are_asked_for(door, watch, mo
         assert await lives(other)
 
 
+async def test_of_families_without_sockets_nothing_is_kept(door, watch):
+    async with await opened(door, await ticket(door)):
+        assert len(watch._ends) == 1
+    await auntil(lambda: not len(door.guard.registry), "the socket to be gone")
+    await watch.check()
+    assert watch._ends == {}
+
+
 async def test_C6_7_a_store_that_is_down_drops_nobody_before_the_expiry(door, watch, monkeypatch):
     async def down(family: str) -> Any:
         raise StoreUnavailable
@@ -186,6 +196,14 @@ async def test_C6_7_a_credential_that_is_somebody_else_s_now_is_dead(hub, door, 
     assert await told(ann) == (4401, "token_revoked")
 
 
+@pytest.mark.parametrize("error", [web.HTTPError(403), Refused("token_expired")])
+async def test_C6_7_a_provider_may_say_no_by_an_error_too(hub, door, watch, error):
+    async with await opened(door, "of-ann") as ann:
+        provider(door).raises = error
+        await watch.check()
+        assert await told(ann) == (4401, "token_revoked")
+
+
 async def test_C6_7_a_ticket_dies_with_what_is_behind_it(hub, door, watch):
     events = Listener(door.app.event_logger)
     answer = await ask(door, "POST", {"token": "of-ann"})
@@ -213,13 +231,33 @@ async def test_C6_7_an_error_is_no_verdict_but_not_for_ever(
     ann = await opened(door, "of-ann")
     for seconds, down in ((0, True), (99, True), (50, False), (0, True), (99, True)):
         clock.now += seconds
-        provider(door).down = down
+        provider(door).raises = DOWN if down else None
         await watch.check()
         assert await lives(ann)
     clock.now += 1
     await watch.check()
     assert await told(ann) == (4503, "unavailable")
     assert "of-ann" not in caplog.text
+
+
+@pytest.mark.parametrize("token_ws_config", [{"revalidate_grace": 100.0}])
+async def test_a_doubt_ends_with_the_last_socket(hub, door, watch, clock, monkeypatch):
+    monkeypatch.setattr(watch, "_clock", clock)
+    for seconds in (0, 99):
+        clock.now += seconds
+        provider(door).raises = None
+        async with await opened(door, "of-ann") as ann:
+            provider(door).raises = DOWN
+            await watch.check()
+            assert await lives(ann)
+        await auntil(lambda: not len(door.guard.registry), "the socket to be gone")
+        await watch.check()
+    clock.now += 99
+    provider(door).raises = None
+    async with await opened(door, "of-ann") as ann:
+        provider(door).raises = DOWN
+        await watch.check()
+        assert await lives(ann)
 
 
 async def test_C6_7_the_hub_is_asked_past_its_provider_s_memory(hub, door, watch):
@@ -254,6 +292,21 @@ async def test_C6_7_it_is_asked_from_time_to_time(hub, door):
 
 
 @pytest.mark.parametrize("token_ws_config", [{"revalidate_interval": 0.05}])
+async def test_C6_7_it_is_asked_no_longer_than_there_are_sockets(hub, door, watch):
+    for _ in range(2):
+        async with await opened(door, "of-ann"):
+            provider(door).asked.clear()
+            await auntil(lambda: provider(door).asked, "a round")
+        await auntil(lambda: watch._round is None, "the last round")
+
+
+@pytest.mark.parametrize("token_ws_config", [{"revalidate_interval": 0.0}])
+async def test_C6_7_nobody_is_asked_unless_it_is_to_be(hub, door, watch):
+    async with await opened(door, "of-ann"):
+        assert watch._round is None
+
+
+@pytest.mark.parametrize("token_ws_config", [{"revalidate_interval": 0.05}])
 async def test_C6_7_a_round_that_fails_is_not_the_last(door, watch, monkeypatch, caplog):
     rounds: list[int] = []
 
@@ -274,6 +327,43 @@ async def test_C6_7_cookies_are_asked_for_too(door, watch):
     door.app.web_app.settings["cookie_secret"] = b"another"
     await watch.check()
     assert await told(socket) == (4401, "token_revoked")
+
+
+class OfProxy(Hub):
+    """Knows the user whom a proxy names."""
+
+    def get_user(self, handler: Any) -> User | None:
+        self.asked.append(handler.request.headers.get("X-User", ""))
+        return User("ann") if handler.request.headers.get("X-User") else None
+
+
+class OfHandler(Socket):
+    """Knows the user itself."""
+
+    def get_current_user(self) -> Any:
+        return "ann" if self.request.headers.get("X-User") else None
+
+
+@pytest.mark.parametrize("cookie", ["", "theme=dark"])
+@pytest.mark.parametrize("who", ["proxy", "handler"])
+async def test_C6_7_whom_no_credential_of_ours_named_is_not_asked_for(
+    jp_serverapp, door, watch, who, cookie
+):
+    if who == "handler":
+        door.add("own", OfHandler)
+        own = IdentityProvider(parent=jp_serverapp, token="a-token")
+    else:
+        door.add("own", Socket)
+        own = OfProxy(parent=jp_serverapp)
+    door.app.web_app.settings["identity_provider"] = own
+    headers = {"X-User": "ann", **({"Cookie": cookie} if cookie else {})}
+    async with await door.knock("own", [REASON_MARKER], headers) as socket:
+        assert socket.status == 101
+        await auntil(lambda: len(door.guard.registry) > 0, "the socket to be listed")
+        asked = len(getattr(own, "asked", []))
+        await watch.check()
+        assert len(getattr(own, "asked", [])) == asked
+        assert await lives(socket)
 
 
 async def test_C6_7_where_authentication_is_off_nobody_is_asked(door, watch, monkeypatch):
