@@ -63,6 +63,14 @@ class SignedOut:
         changed.clear_login_cookie = self.clear_login_cookie
         if provider.has_trait("hashed_password"):
             provider.observe(self._on_password, "hashed_password")
+        self._opened = guard.on_opened
+        guard.on_opened = self.opened
+
+    def opened(self, socket: OpenSocket) -> None:
+        """A socket opened: somebody may have signed out since its cookie was looked at."""
+        self._opened(socket)
+        if (self._until or self._since) and self.concerns(socket, None):
+            self._on_denied([socket])
 
     # -- before the provider -----------------------------------------------------------------------
 

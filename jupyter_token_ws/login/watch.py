@@ -83,6 +83,8 @@ class Watch:
             known = self._ends.get(grant.family, 0.0)
             self._ends[grant.family] = max(known, grant.expires_at)
             self._plan_end()
+            # It may have been revoked since its ticket was looked at, when there was no socket to close.
+            self._guard.run(self._check_families({grant.family}))
         if self._round is None:
             self._plan_round()
 
@@ -100,7 +102,7 @@ class Watch:
     def _on_change(self, change: FamilyChange) -> None:
         """Something happened to a family, here or elsewhere."""
         if change.family is None:
-            self._guard.run(self._check_families())
+            self._guard.run(self._check_families(self._families()))
         elif change.revoked:
             self._close_family(change.family, "token_revoked")
         elif change.family in self._ends:
@@ -150,9 +152,9 @@ class Watch:
         except (StoreUnavailable, Unsupported):
             return None
 
-    async def _check_families(self) -> None:
-        """Ask what became of all of them: news may have been missed."""
-        for family in self._families():
+    async def _check_families(self, families: set[str]) -> None:
+        """Ask what became of them: news may have been missed."""
+        for family in families:
             state = await self._state(family)
             if state is None:
                 continue
@@ -184,7 +186,7 @@ class Watch:
 
     async def check(self) -> None:
         """Ask once for every credential that has sockets, and for every family."""
-        await self._check_families()
+        await self._check_families(self._families())
         provider: IdentityProvider = self._guard.application.settings["identity_provider"]
         sockets: defaultdict[str, list[OpenSocket]] = defaultdict(list)
         if auth_enabled(provider):

@@ -20,7 +20,7 @@ from tests.support.door import Door, Socket
 from tests.support.knock import Knock
 from tests.support.observing import Listener
 from tests.unit.login.test_handler import ask, offer, read, ticket
-from tests.unit.login.test_watch import ECHO, lives, told
+from tests.unit.login.test_watch import ECHO, lives, opening, told
 
 PASSWORD = "of all people"
 
@@ -104,6 +104,13 @@ async def test_C6_7_a_ticket_for_a_cookie_ends_with_it(door):
     [revoked] = await events.wait_for("ticket_revoked")
     assert (revoked["cause"], revoked["sockets"]) == ("logout", 1)
     assert (await door.refused(ECHO, offer(token))).slug == "token_revoked"
+
+
+async def test_C6_7_a_socket_that_was_opening_when_somebody_signed_out_ends_too(door):
+    cookie = await door.login_cookie()
+    async with opening(door, [REASON_MARKER], {"Cookie": cookie}) as knocking:
+        await sign_out(door, cookie)
+    assert await told(await knocking) == (4401, "token_revoked")
 
 
 async def test_what_is_no_good_cookie_is_not_remembered(door, monkeypatch):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +51,34 @@ class Hub(IdentityProvider):
 
     def is_token_authenticated(self, handler: Any) -> bool:
         return "Authorization" in handler.request.headers
+
+
+class Slow(Socket):
+    """Takes its time between the judgement and the 101."""
+
+    reached: asyncio.Event
+    go_on: asyncio.Event
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        type(self).reached.set()
+        await type(self).go_on.wait()
+        await super().get(*args, **kwargs)
+
+
+@asynccontextmanager
+async def opening(
+    door: Door, offered: list[str], headers: dict[str, str] | None = None
+) -> AsyncIterator[asyncio.Task[Knock]]:
+    """For the length of a block, a socket that was judged and is not open yet; it opens at its end."""
+
+    class Waiting(Slow):
+        reached, go_on = asyncio.Event(), asyncio.Event()
+
+    door.add("slow", Waiting)
+    knocking = asyncio.ensure_future(door.knock("slow", offered, headers or {}))
+    await Waiting.reached.wait()
+    yield knocking
+    Waiting.go_on.set()
 
 
 @pytest.fixture
@@ -137,6 +168,13 @@ async def test_C6_4_revoking_closes_the_sockets_of_the_family_only(door):
         assert await told(socket) == await told(late) == (4401, "token_revoked")
         assert await lives(other)
         assert await lives(plain)
+
+
+async def test_C6_4_a_socket_that_was_opening_when_its_ticket_was_revoked_ends_too(door):
+    token = await ticket(door)
+    async with opening(door, offer(token)) as knocking:
+        assert (await ask(door, "DELETE", **bears(token))).status == 204
+    assert await told(await knocking) == (4401, "token_revoked")
 
 
 async def test_C6_4_news_that_may_have_been_missed_are_asked_for(door, watch, monkeypatch):
