@@ -68,7 +68,8 @@ c.JupyterHub.load_roles = said["roles"]
 
 def prepare(spawner):
     spawner.port = free_port()
-    spawner.environment = {{**spawner.environment, **spawner.user_options}}
+    spawner.environment = {{**spawner.environment, **spawner.user_options["environment"]}}
+    spawner.args = spawner.user_options["args"]
 
 
 c.Spawner.pre_spawn_hook = prepare
@@ -91,6 +92,7 @@ class Hub:
     home: Path
     process: subprocess.Popen[bytes]
     ids: dict[str, str] = field(default_factory=dict)
+    browsers: dict[str, urllib.request.OpenerDirector] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -129,12 +131,17 @@ class Hub:
         self.ask("POST", f"users/{quote(user, safe='')}", expect=(201, 409))
 
     def start_server(
-        self, user: str, name: str = "", environment: Mapping[str, str] | None = None
+        self,
+        user: str,
+        name: str = "",
+        environment: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
     ) -> None:
-        """Start a user's server, with more environment, and wait until it is ready."""
+        """Start a user's server, with more environment and arguments, and wait until it is ready."""
         self.add_user(user)
         place = f"users/{quote(user, safe='')}/servers/{quote(name, safe='')}"
-        self.ask("POST", place, dict(environment or {}), expect=(201, 202))
+        options = {"environment": dict(environment or {}), "args": list(args)}
+        self.ask("POST", place, options, expect=(201, 202))
         until(lambda: self._ready(user, name), f"{user}'s server", START_DEADLINE)
 
     def _ready(self, user: str, name: str) -> bool:
@@ -190,9 +197,24 @@ class Hub:
         browser.open(f"{self.url}hub/login", urlencode(form).encode(), timeout=60).close()
         with browser.open(page, timeout=30) as answer:
             assert answer.url == page, answer.url
+        self.browsers[user] = browser
         asked = urllib.request.Request(page)
         jar.add_cookie_header(asked)
         return asked.get_header("Cookie") or ""
+
+    def log_out(self, user: str) -> None:
+        """Log out at the Hub, in the browser in which the user logged in last."""
+        with self.browsers.pop(user).open(f"{self.url}hub/logout", timeout=60) as answer:
+            assert answer.url == f"{self.url}hub/login", answer.url
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For the length of a block it answers nobody. Proxy and servers go on."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def server_url(self, user: str, name: str = "") -> str:
         """Where a user's server is, through the proxy."""
