@@ -37,6 +37,7 @@ tutorial/quickstart
 how-to/install-for-a-team
 how-to/what-the-page-says
 how-to/token-websocket-in-your-page
+how-to/sign-in-from-your-page
 how-to/use-it-from-your-client
 how-to/close-with-a-reason
 how-to/configure

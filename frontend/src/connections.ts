@@ -40,7 +40,7 @@ export interface ConnectionOptions {
   readonly baseUrl: string;
   /** The base of its websockets; from `baseUrl` and the capabilities where absent. */
   readonly wsUrl?: string;
-  /** The token, asked anew for each attempt; empty for none. */
+  /** The token as it is now, asked anew for each attempt, so that it may change; empty for none. */
   readonly token?: () => string;
   /** Whether the browser sends a login cookie to `wsUrl` by itself, so that no token is needed at first. */
   readonly cookies?: boolean;
@@ -298,15 +298,16 @@ export class Connections {
   /**
    * A socket failed without a reason before it opened: find out what can be said, unless it was left.
    *
+   * @param token the one that it showed
    * @returns what to go by: also that websockets seem blocked, where it is not said because others get through
    */
-  async explain(path: string, credential: Credential, signal?: AbortSignal): Promise<Cause> {
+  async explain(path: string, credential: Credential, token: string, signal?: AbortSignal): Promise<Cause> {
     const cause = await this._cause(credential);
     if (signal?.aborted) {
       return cause; // nobody waits for it any more
     }
     if (cause === 'credential_refused') {
-      this.state(path).distrust(credential);
+      this.state(path).distrust(credential, token);
     }
     this.emit({
       kind: 'unexplained',

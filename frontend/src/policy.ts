@@ -43,11 +43,20 @@ export class PathState {
   /** Whether it waits only because websockets seemed blocked. */
   private _blocked = false;
   private readonly _refused = new Set<Credential>();
+  /** Which token was refused, where it was told. */
+  private _token = '';
 
-  /** The credential of the first attempt: the cookie where the page has one, unless it was refused. */
-  first(hasCookie: boolean, hasToken: boolean): Credential {
-    if (!hasToken) {
+  /**
+   * The credential of the first attempt: the cookie where the page has one, unless it was refused.
+   *
+   * @param token the one there is now; what was said of another does not hold for it
+   */
+  first(hasCookie: boolean, token: string): Credential {
+    if (!token) {
       return 'cookie';
+    }
+    if (token !== this._token) {
+      this._refused.delete('token');
     }
     const usual: Credential = hasCookie ? 'cookie' : 'token';
     const other: Credential = hasCookie ? 'token' : 'cookie';
@@ -59,10 +68,18 @@ export class PathState {
    *
    * @param now seconds of the caller's clock
    * @param random a number in [0, 1) for the jitter
+   * @param token the one that the attempt showed
    */
-  refused(closed: Closed, credential: Credential, hasToken: boolean, now: number, random: number): Decision {
+  refused(
+    closed: Closed,
+    credential: Credential,
+    hasToken: boolean,
+    now: number,
+    random: number,
+    token: string
+  ): Decision {
     if (closed.advice === 'authenticate') {
-      this._refused.add(credential);
+      this.distrust(credential, token);
       const other: Credential = credential === 'cookie' ? 'token' : 'cookie';
       const possible = other === 'cookie' || hasToken;
       if (possible && !this._refused.has(other)) {
@@ -135,9 +152,16 @@ export class PathState {
     return { action: 'park' };
   }
 
-  /** A credential turned out to be refused although no reason said so: begin with the other one. */
-  distrust(credential: Credential): void {
+  /**
+   * A credential turned out to be refused: begin with the other one.
+   *
+   * @param token the one that was shown
+   */
+  distrust(credential: Credential, token: string): void {
     this._refused.add(credential);
+    if (credential === 'token') {
+      this._token = token;
+    }
   }
 
   /** Whether every credential there is was refused. */

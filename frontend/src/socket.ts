@@ -46,6 +46,8 @@ type Handlers = {
 interface Own {
   readonly path: string;
   readonly credential: Credential;
+  /** The token that it shows, empty for none. */
+  readonly token: string;
   /** How the attempt before this one ended, with the other credential. */
   readonly before: { readonly closed: Closed; readonly end: End } | null;
 }
@@ -257,7 +259,7 @@ export class TokenSocket extends EventTarget {
     const connections = this._connections;
     this._turn();
     this._turn = await connections.turn(path, this._given.signal);
-    const first = connections.state(path).first(connections.cookies, connections.token !== '');
+    const first = connections.state(path).first(connections.cookies, connections.token);
     await this._connect(path, first, null);
   }
 
@@ -266,7 +268,7 @@ export class TokenSocket extends EventTarget {
     // No answer is not the answer that there are none: then nothing goes into the URL (C2.9).
     const capabilities = await connections.capabilities().catch(() => undefined);
     const token = credential === 'token' ? connections.token : '';
-    const own = { path, credential, before };
+    const own = { path, credential, token, before };
     const route =
       capabilities !== undefined
         ? tokenRoute(capabilities, connections.allowTokenInUrl)
@@ -391,9 +393,9 @@ export class TokenSocket extends EventTarget {
   }
 
   /** A handshake takes long. It goes on unless there is a reason to do something else. */
-  private async _doubt({ path, credential }: Own, native: Carrier): Promise<void> {
+  private async _doubt({ path, credential, token }: Own, native: Carrier): Promise<void> {
     const connections = this._connections;
-    const cause = await connections.explain(path, credential, this._given.signal);
+    const cause = await connections.explain(path, credential, token, this._given.signal);
     const slow = cause === 'unknown' || (cause === 'websockets_blocked' && connections.through);
     if (connections.patient && !slow && native.readyState === CONNECTING) {
       native.close(); // and what follows is as if it had failed by itself
@@ -428,7 +430,7 @@ export class TokenSocket extends EventTarget {
       this._park(own.path, own.before.closed);
       return this._stays(own.path, own.before.closed) ? null : own.before.end;
     }
-    const cause = connections.explain(own.path, own.credential, this._given.signal);
+    const cause = connections.explain(own.path, own.credential, own.token, this._given.signal);
     if (!own.before && !connections.patient) {
       void cause;
       return end;
@@ -487,11 +489,12 @@ export class TokenSocket extends EventTarget {
   }
 
   /** The server gave a reason; true where this very socket tries once more. */
-  private _refused({ path, credential }: Own, closed: Closed, end: End, opened: boolean): boolean {
+  private _refused({ path, credential, token }: Own, closed: Closed, end: End, opened: boolean): boolean {
     const connections = this._connections;
     const state = connections.state(path);
     connections.emit({ kind: 'refused', path, closed });
-    const decision = state.refused(closed, credential, connections.token !== '', now(), Math.random());
+    const hasToken = connections.token !== '';
+    const decision = state.refused(closed, credential, hasToken, now(), Math.random(), token);
     if (decision.action === 'again') {
       if (opened) {
         return false; // the application knows it as open: it must see the end, and comes back by itself

@@ -229,7 +229,7 @@ describe('explanations', () => {
 
   it('websockets are blocked where plain requests go through', async () => {
     const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
-    await made.explain(PATH, 'token');
+    await made.explain(PATH, 'token', 'one');
     expect(causes()).toEqual(['websockets_blocked']);
     expect(server.requests[1]?.headers.authorization).toBe('token good');
   });
@@ -240,7 +240,7 @@ describe('explanations', () => {
     const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
     const cause = async (): Promise<unknown> => {
       events = [];
-      expect(await made.explain(PATH, 'token')).toBe('websockets_blocked'); // try again all the same
+      expect(await made.explain(PATH, 'token', 'one')).toBe('websockets_blocked'); // try again all the same
       return causes()[0];
     };
     expect(await cause()).toBe('websockets_blocked');
@@ -263,10 +263,10 @@ describe('explanations', () => {
 
   it('the credential died, and the other one goes first from now on', async () => {
     const made = connections({ baseUrl: server.baseUrl, token: () => 'good', cookies: true });
-    await made.explain(PATH, 'cookie');
+    await made.explain(PATH, 'cookie', 'one');
     expect(causes()).toEqual(['credential_refused']);
     expect(server.requests[1]?.headers.authorization).toBeUndefined();
-    expect(made.state(PATH).first(true, true)).toBe('token');
+    expect(made.state(PATH).first(true, 'one')).toBe('token');
   });
 
   it.each([
@@ -276,7 +276,7 @@ describe('explanations', () => {
   ])('a cookie comes with what some servers want beside it: %s', async (_what, cookie, origin, header) => {
     vi.stubGlobal('document', { cookie });
     vi.stubGlobal('location', { origin: origin === 'own' ? new URL(server.baseUrl).origin : origin });
-    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie', 'one');
     expect(server.requests[1]?.headers['x-xsrftoken']).toBe(header);
     vi.unstubAllGlobals();
   });
@@ -287,7 +287,7 @@ describe('explanations', () => {
       request.url?.endsWith('/api/me')
         ? response.writeHead(302, { Location: '/login' }).end()
         : well(request, response);
-    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie', 'one');
     expect(causes()).toEqual(['credential_refused']);
   });
 
@@ -302,7 +302,7 @@ describe('explanations', () => {
         response.writeHead(status).end();
       }
     };
-    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'cookie', 'one');
     expect(causes()).toEqual(['unknown']);
   });
 
@@ -312,7 +312,7 @@ describe('explanations', () => {
       options?.mode === 'no-cors'
         ? Promise.resolve({ type: 'opaque', ok: false } as Response)
         : Promise.reject(new TypeError('Failed to fetch'));
-    await connections({ fetch }).explain(PATH, 'token');
+    await connections({ fetch }).explain(PATH, 'token', 'one');
     expect(causes()).toEqual(['unknown']);
   });
 
@@ -322,7 +322,7 @@ describe('explanations', () => {
       options?.mode === 'no-cors'
         ? Promise.resolve({ type: 'opaque', ok: false } as Response)
         : Promise.reject(new TypeError('Failed to fetch'));
-    await connections({ fetch }).explain(PATH, 'token');
+    await connections({ fetch }).explain(PATH, 'token', 'one');
     expect(causes()).toEqual(['credential_refused']);
     vi.unstubAllGlobals();
   });
@@ -332,20 +332,20 @@ describe('explanations', () => {
     ['application/json', 'unknown']
   ])('something else that answers is no server where it shows a page: %s', async (type, cause) => {
     server.request = (_request, response) => response.setHeader('Content-Type', type).end('<html>');
-    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token', 'one');
     expect(causes()).toEqual([cause]);
   });
 
   it('a proxy that has no server behind it is a server that is down', async () => {
     server.request = (_request, response) => response.writeHead(502).end();
-    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token');
+    await connections({ baseUrl: server.baseUrl }).explain(PATH, 'token', 'one');
     expect(causes()).toEqual(['server_down']);
   });
 
   it('the server is down', async () => {
     const { baseUrl } = server;
     await server.stop();
-    await connections({ baseUrl }).explain(PATH, 'token');
+    await connections({ baseUrl }).explain(PATH, 'token', 'one');
     expect(causes()).toEqual(['server_down']);
     server = await TestServer.start();
   });
@@ -353,9 +353,9 @@ describe('explanations', () => {
   it('nothing can be said for a server that tells no reasons', async () => {
     const token = (): string => 'good';
     server.request = TestServer.withCapabilities(null);
-    await connections({ baseUrl: server.baseUrl, token }).explain(PATH, 'token');
+    await connections({ baseUrl: server.baseUrl, token }).explain(PATH, 'token', 'one');
     server.request = TestServer.withCapabilities({ ...CAPABILITIES, reasons: undefined });
-    await connections({ baseUrl: server.baseUrl, token }).explain(PATH, 'token');
+    await connections({ baseUrl: server.baseUrl, token }).explain(PATH, 'token', 'one');
     expect(causes()).toEqual(['unknown', 'unknown']);
   });
 
@@ -363,14 +363,14 @@ describe('explanations', () => {
     let time = 1000;
     vi.spyOn(performance, 'now').mockImplementation(() => time);
     const made = connections({ baseUrl: server.baseUrl, token: () => 'good' });
-    await Promise.all([made.explain('a', 'token'), made.explain('b', 'token')]);
-    await made.explain('c', 'token');
+    await Promise.all([made.explain('a', 'token', 'one'), made.explain('b', 'token', 'one')]);
+    await made.explain('c', 'token', 'one');
     expect(server.requests).toHaveLength(2);
     time += 5001;
-    await made.explain('a', 'token');
+    await made.explain('a', 'token', 'one');
     expect(server.requests).toHaveLength(4);
     made.release();
-    await made.explain('a', 'token');
+    await made.explain('a', 'token', 'one');
     expect(server.requests).toHaveLength(6);
     expect(causes()).toEqual(Array(5).fill('websockets_blocked'));
   });
@@ -380,11 +380,11 @@ describe('explanations', () => {
     const made = connections({ baseUrl: server.baseUrl });
     expect(await made.capabilities()).toBeNull();
     server.request = TestServer.withCapabilities();
-    await made.explain(PATH, 'token');
+    await made.explain(PATH, 'token', 'one');
     expect(await made.capabilities()).toEqual(CAPABILITIES);
     made.release();
     server.request = TestServer.withCapabilities(null);
-    await made.explain(PATH, 'token');
+    await made.explain(PATH, 'token', 'one');
     expect(await made.capabilities()).toEqual(CAPABILITIES);
   });
 });
@@ -409,7 +409,7 @@ describe('mayConnect', () => {
   it('waits until the time has come and leaves nothing behind', async () => {
     const made = connections();
     const { controller, listeners } = watched();
-    made.state(PATH).refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    made.state(PATH).refused(FAILED, 'token', true, performance.now() / 1000, 0.5, 'one');
     const done = settled(made.mayConnect(PATH, controller.signal));
     await vi.advanceTimersByTimeAsync(499);
     expect([done(), kept(made).waiting, listeners()]).toEqual([false, 1, 1]);
@@ -420,7 +420,7 @@ describe('mayConnect', () => {
   it('waits ten minutes at most, whatever the server says', async () => {
     const made = connections();
     const closed = parseClose(4503, 'draining;retry_after=999999999') as Closed;
-    made.state(PATH).refused(closed, 'token', true, performance.now() / 1000, 0);
+    made.state(PATH).refused(closed, 'token', true, performance.now() / 1000, 0, 'one');
     const done = settled(made.mayConnect(PATH, new AbortController().signal));
     await vi.advanceTimersByTimeAsync(599_000);
     expect(done()).toBe(false);
@@ -432,7 +432,7 @@ describe('mayConnect', () => {
     const made = connections();
     const one = watched();
     const two = watched();
-    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0, 'one');
     const first = settled(made.mayConnect(PATH, one.controller.signal));
     const second = settled(made.mayConnect(PATH, two.controller.signal));
     await vi.advanceTimersByTimeAsync(3_600_000);
@@ -447,8 +447,8 @@ describe('mayConnect', () => {
 
   it('is released by path alone too, waiting ones included', async () => {
     const made = connections();
-    made.state('a').refused(FORBIDDEN, 'token', true, 0, 0);
-    made.state('b').refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    made.state('a').refused(FORBIDDEN, 'token', true, 0, 0, 'one');
+    made.state('b').refused(FAILED, 'token', true, performance.now() / 1000, 0.5, 'one');
     const { signal } = new AbortController();
     const [parked, waiting] = [settled(made.mayConnect('a', signal)), settled(made.mayConnect('b', signal))];
     made.release('b');
@@ -461,17 +461,17 @@ describe('mayConnect', () => {
 
   it('goes on waiting where the path was parked meanwhile', async () => {
     const made = connections();
-    made.state(PATH).refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    made.state(PATH).refused(FAILED, 'token', true, performance.now() / 1000, 0.5, 'one');
     const done = settled(made.mayConnect(PATH, new AbortController().signal));
-    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0, 'one');
     await vi.advanceTimersByTimeAsync(60_000);
     expect(done()).toBe(false);
   });
 
   it('ends with the signal, whatever it waits for', async () => {
     const made = connections();
-    made.state('a').refused(FORBIDDEN, 'token', true, 0, 0);
-    made.state('b').refused(FAILED, 'token', true, performance.now() / 1000, 0.5);
+    made.state('a').refused(FORBIDDEN, 'token', true, 0, 0, 'one');
+    made.state('b').refused(FAILED, 'token', true, performance.now() / 1000, 0.5, 'one');
     const { controller, listeners } = watched();
     const both = [made.mayConnect('a', controller.signal), made.mayConnect('b', controller.signal)];
     controller.abort();
@@ -486,7 +486,7 @@ describe('the memory of paths', () => {
     const made = connections();
     made.state('a');
     made.ended('a', 0, false);
-    made.state('b').refused(FAILED, 'token', true, 0, 0.5);
+    made.state('b').refused(FAILED, 'token', true, 0, 0.5, 'one');
     made.ended('b', 9, false);
     expect(kept(made).paths).toBe(1);
     made.ended('b', 10, false);
@@ -500,11 +500,11 @@ describe('the memory of many paths', () => {
     let time = 1000;
     vi.spyOn(performance, 'now').mockImplementation(() => time * 1000);
     const made = connections();
-    made.state('old').refused(FAILED, 'token', true, time, 0.5);
+    made.state('old').refused(FAILED, 'token', true, time, 0.5, 'one');
     made.state('stumbled').stumbled(time, time, 0.5);
     made.joined('waiting');
-    made.state('waiting').refused(FAILED, 'token', true, time, 0.5);
-    made.state('refused').distrust('cookie');
+    made.state('waiting').refused(FAILED, 'token', true, time, 0.5, 'one');
+    made.state('refused').distrust('cookie', 'one');
     time += 59;
     made.state('new').stumbled(time, time, 0.5);
     expect(kept(made).paths).toBe(5);
@@ -564,7 +564,7 @@ describe('turns', () => {
     const done = await made.turn(PATH, signal);
     const next = settled(made.turn(PATH, signal));
     await vi.advanceTimersByTimeAsync(0);
-    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0);
+    made.state(PATH).refused(FORBIDDEN, 'token', true, 0, 0, 'one');
     done();
     await vi.advanceTimersByTimeAsync(1000);
     expect(next()).toBe(false);

@@ -872,6 +872,18 @@ describe('refusals', () => {
     expect((await carrier()).protocols).toEqual([KERNEL, REASON_MARKER]);
   });
 
+  it('after a ticket has expired the next socket shows the new one', async () => {
+    let token = 'one';
+    const { TokenWebSocket } = make({ token: () => token });
+    new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    const native = await carrier();
+    native.open(KERNEL);
+    token = 'two'; // a moment too late for the one that is open
+    native.end(4401, 'token_expired');
+    new TokenWebSocket(URL_OF_KERNEL, KERNEL);
+    expect((await carrier()).protocols).toContain(`${MARKER}.two`);
+  });
+
   it('what the server says to a socket that was left does not park', async () => {
     const { connections } = make();
     const socket = new (tokenWebSocket(connections))(URL_OF_KERNEL, KERNEL);

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
-from tests.plugins.programs import FRONTEND, requires, requires_node_package
 from tests.support.browser import PROGRAM, another_origin, chromium
-from tests.support.pages import save
+from tests.support.pages import build_package, save
 from tests.support.process import start_server
 
 PAGE = "docs/how-to/token-websocket-in-your-page.md"
@@ -19,10 +16,7 @@ def test_page_is_refused_and_runs_a_cell(tmp_path):
     folder = tmp_path / "page"
     folder.mkdir()
     assert save(PAGE, folder) == ["kernel.html"]
-    modules = requires_node_package("typescript", FRONTEND / "node_modules")
-    compiler = modules / "typescript" / "bin" / "tsc"
-    command = [requires("node", "nodejs"), compiler, "-p", FRONTEND / "tsconfig.build.json"]
-    subprocess.run([*map(str, command), "--outDir", str(folder / "lib")], check=True)
+    build_package(folder)
     with another_origin(folder) as origin, chromium() as browser:
         config = {"ServerApp": {"allow_origin": origin.rstrip("/")}}
         with start_server(tmp_path, config=config) as server:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,9 +20,10 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 
 from jupyter_token_ws.protocol.subprotocols import KERNEL
-from tests.plugins.programs import FRONTEND, requires, requires_node_package
+from tests.plugins.programs import FRONTEND
 from tests.support.browser import PROGRAM, another_origin, chromium
 from tests.support.kernel_messages import execute
+from tests.support.pages import build_package
 from tests.support.process import TOKEN, Server, start_server
 
 if TYPE_CHECKING:
@@ -41,12 +41,8 @@ WRONG = "not-the-token"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built package, its example and the test's page, as a web server gives them."""
-    modules = requires_node_package("typescript", FRONTEND / "node_modules")
     site = tmp_path_factory.mktemp("site")
-    compiler = modules / "typescript" / "bin" / "tsc"
-    project = FRONTEND / "tsconfig.build.json"
-    command = [requires("node", "nodejs"), compiler, "-p", project, "--outDir", site / "lib"]
-    subprocess.run([str(part) for part in command], check=True)
+    build_package(site)
     shutil.copytree(FRONTEND / "example", site / "example")
     shutil.copy(HARNESS, site)
     return site

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.plugins.programs import FRONTEND, requires, requires_node_package
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,3 +45,11 @@ def replace(path: Path, changes: Mapping[str, str]) -> None:
         assert text.count(old) == 1, f"{path.name}: {old!r}"
         text = text.replace(old, new)
     path.write_text(text, encoding="utf-8")
+
+
+def build_package(folder: Path) -> None:
+    """Put the modules of ``frontend/`` into ``lib`` of a folder, as ``npm run build`` does."""
+    modules = requires_node_package("typescript", FRONTEND / "node_modules")
+    compiler = modules / "typescript" / "bin" / "tsc"
+    command = [requires("node", "nodejs"), compiler, "-p", FRONTEND / "tsconfig.build.json"]
+    subprocess.run([*map(str, command), "--outDir", str(folder / "lib")], check=True)

@@ -642,6 +642,51 @@ async def test_C6_1_no_other_site_tries_passwords(door):
     assert (await ask(door, "POST", body, Origin=f"http://{door.host}")).status == 200
 
 
+FRIEND, EVIL = "https://friend.example", "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({}, {FRIEND: None, EVIL: None}),
+        # The browser compares: what is told to all is for one.
+        ({"allow_origin": FRIEND}, {FRIEND: FRIEND, EVIL: FRIEND}),
+        ({"allow_origin_pat": r"https://friend\..*"}, {FRIEND: FRIEND, EVIL: None}),
+    ],
+    ids=["none", "one", "pattern"],
+)
+async def test_C6_1_preflights_of_pages_of_other_origins(door, settings, allowed):
+    """What a page needs, where stock allows as much at its own paths, and nobody else."""
+    door.app.web_app.settings.update(settings)
+    asking = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    for origin, told in allowed.items():
+        ours, stocks = [
+            await door.fetch(path, {"Origin": origin, **asking}, method="OPTIONS")
+            for path in (LOGIN, "api/kernels")
+        ]
+        assert (ours.status, stocks.status) == (204, 200)
+        found = ours.headers.get("access-control-allow-origin")
+        assert found == told
+        # Stock's own answer allows at least as much.
+        assert stocks.headers.get("access-control-allow-origin") in {told, origin}
+        names = ours.headers["access-control-allow-headers"].split(", ")
+        assert set(stocks.headers["access-control-allow-headers"].split(", ")) <= set(names)
+        assert ours.headers["access-control-allow-methods"] == "GET, POST, DELETE, OPTIONS"
+        assert "set-cookie" not in ours.headers
+
+
+async def test_C6_1_a_page_that_is_allowed_may_read_why_it_has_no_ticket(door):
+    door.app.web_app.settings["allow_origin"] = FRIEND
+    for method, body in (("POST", {"token": BAD}), ("POST", {"renew": True}), ("GET", None)):
+        for headers in ({}, bears(NOBODY)):
+            answer = await ask(door, method, body, Origin=FRIEND, **headers)
+            assert answer.status >= 400
+            assert answer.headers["access-control-allow-origin"] == FRIEND
+
+
 @BOTH
 async def test_C6_1_no_password_is_changed(door):
     before = door.app.identity_provider.hashed_password
