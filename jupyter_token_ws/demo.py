@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 from jupyter_server.services.kernels.connection import base as wire
@@ -40,6 +41,7 @@ STOP_TIMEOUT = 10.0
 """Seconds that a server is given to end its kernel and itself."""
 
 CELL = "print('Hello from the kernel. No token was in the URL.')"
+LOGIN = "api/token-ws/login"
 MISSING = "00000000-0000-0000-0000-000000000000"
 
 
@@ -53,29 +55,40 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     kernel: str = ""
+    ticket: str = "none"
+    revoked: str = "none"
 
     @property
     def url(self) -> str:
         """Its address."""
         return f"http://127.0.0.1:{self.port}/"
 
-    async def api(self, method: str, path: str, body: Any = None) -> Any:
+    async def api(self, method: str, path: str, body: Any = None, token: str = "") -> Any:
         """One REST request."""
         response = await AsyncHTTPClient().fetch(
             HTTPRequest(
                 f"{self.url}{path}",
                 method=method,
-                headers={"Authorization": f"token {self.token}"},
+                headers={
+                    "Authorization": f"token {token or self.token}",
+                    "Content-Type": "application/json",
+                },
                 body=None if body is None else json.dumps(body),
                 request_timeout=START_TIMEOUT,
             )
         )
         return json.loads(response.body) if response.body else None
 
+    async def log_in(self) -> str:
+        """A ticket."""
+        answer = await self.api("POST", LOGIN, {})
+        return str(answer["token"])
+
 
 @dataclass
 class Way:
-    """One way to open a kernel's socket. ``{token}`` in offer, header and query is the token."""
+    """One way to open a kernel's socket. In offer, header and query ``{token}`` is the server's token,
+    ``{ticket}`` and ``{revoked}`` are tickets of its login."""
 
     sent: str
     offer: tuple[str, ...] = ()
@@ -88,26 +101,36 @@ class Way:
         kernel = MISSING if self.missing else server.kernel
         headers = {}
         if self.offer:
-            offered = ", ".join(self.offer)
-            headers["Sec-WebSocket-Protocol"] = offered.replace("{token}", server.token)
+            headers["Sec-WebSocket-Protocol"] = _fill(", ".join(self.offer), server)
         if self.header:
-            headers["Authorization"] = self.header.replace("{token}", server.token)
-        query = self.query.replace("{token}", server.token)
+            headers["Authorization"] = _fill(self.header, server)
+        query = _fill(self.query, server)
         address = f"ws://127.0.0.1:{server.port}/api/kernels/{kernel}/channels{query}"
         return HTTPRequest(address, headers=headers, request_timeout=START_TIMEOUT)
 
 
+def _fill(text: str, server: Server) -> str:
+    for name in ("token", "ticket", "revoked"):
+        text = text.replace(f"{{{name}}}", getattr(server, name))
+    return text
+
+
+def _offer(name: str) -> tuple[str, ...]:
+    return tuple(unquote(entry) for entry in offer_subprotocols([KERNEL], f"{{{name}}}"))
+
+
 def _ways() -> list[Way]:
-    good = tuple(offer_subprotocols([KERNEL], "{token}"))
-    good = tuple(entry.replace("%7Btoken%7D", "{token}") for entry in good)
+    good = _offer("token")
     wrong = tuple(offer_subprotocols([KERNEL], "wrong"))
     return [
         Way("token as subprotocol", good),
+        Way("ticket of a login as subprotocol", _offer("ticket")),
         Way("token in a header (no browser can)", header="token {token}"),
         Way("token in the URL (logs keep it)", query="?token={token}"),
         Way("no token", (KERNEL, REASON_MARKER)),
         Way("no token, client that offered nothing"),
         Way("wrong token", wrong),
+        Way("ticket that was revoked", _offer("revoked")),
         Way("two tokens", (*good[1:3], f"{MARKER}.another")),
         Way("good token, no such kernel", good, missing=True),
     ]
@@ -250,6 +273,12 @@ async def _ready(server: Server) -> None:
             f"no kernel could be started ({error}); `pip install ipykernel` brings one"
         ) from error
     server.kernel = kernel["id"]
+    if server.name != "stock":
+        try:
+            server.ticket, server.revoked = [await server.log_in() for _ in range(2)]
+            await server.api("DELETE", LOGIN, token=server.revoked)
+        except HTTPClientError as error:
+            raise DemoError(f"no tickets could be had ({error}), see {server.log}") from error
     # A kernel that has run a cell is one whose socket opens at once.
     await execute(server)
 

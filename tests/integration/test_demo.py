@@ -10,10 +10,11 @@ import sys
 
 import psutil
 
-OPEN = "token as subprotocol", "token in a header", "token in the URL"
+OPEN = "token as sub", "ticket of a login", "token in a header", "token in the URL"
 REFUSED = {
     "no token ": "4401 credentials_missing",
     "wrong token": "4403 token_rejected",
+    "ticket that was revoked": "4401 token_revoked",
     "two tokens": "4400 malformed_credentials",
     "good token, no such kernel": "4404 not_found",
 }

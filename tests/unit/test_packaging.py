@@ -98,15 +98,20 @@ def metadata(wheel: Path) -> dict[str, list[str]]:
     return {key: message.get_all(key, []) for key in set(message.keys())}
 
 
-def test_wheel_has_the_whole_package_with_types_and_schema(wheel):
+def test_wheel_has_the_whole_package_with_types_and_schemas(wheel):
     names = names_in_wheel(wheel)
+    package = ROOT / "jupyter_token_ws"
     assert {
         "jupyter_token_ws/py.typed",
         "jupyter_token_ws/protocol/capabilities.schema.json",
         "jupyter_token_ws/guard/event_schemas/socket_refused/v1.yaml",
     } <= names
-    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "jupyter_token_ws").rglob("*.py")}
-    assert sources
+    sources = {
+        str(path.relative_to(ROOT))
+        for pattern in ("*.py", "*.json", "*.yaml")
+        for path in package.rglob(pattern)
+        if package / "labextension" not in path.parents
+    }
     assert sources <= names
 
 
@@ -177,6 +182,17 @@ def test_metadata_names_version_licence_and_little_else_to_install(wheel):
     allowed = ("jupyter-server", "jupyter_server", "tornado", "traitlets", "jupyter-core")
     assert plain
     assert all(line.startswith(allowed) for line in plain), plain
+
+
+@pytest.mark.parametrize(
+    ("extra", "packages"),
+    [("demo", {"ipykernel"}), ("redis", {"cryptography", "redis"}), ("sealed", {"cryptography"})],
+)
+def test_metadata_names_what_an_extra_brings(wheel, extra, packages):
+    found = metadata(wheel)
+    assert extra in found["Provides-Extra"]
+    lines = [line for line in found["Requires-Dist"] if f"extra == '{extra}'" in line]
+    assert {re.split(r"[<>=!~; ]", line)[0] for line in lines} == packages
 
 
 def test_sdist_has_what_packagers_need(sdist):
