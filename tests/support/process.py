@@ -268,10 +268,11 @@ def free_port() -> int:
     """A port of the loopback address that nobody listens on.
 
     It is none of those that systems give away by themselves (from 32768 on Linux): a kernel that
-    starts meanwhile would take it before whom it is meant for.
+    starts meanwhile would take it before whom it is meant for. Nor is it 10080, to which no browser and no
+    ``fetch`` connects (Fetch standard, "bad port").
     """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 10_100 + secrets.randbelow(19_900)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
