@@ -36,6 +36,7 @@ from .identity import (
     is_stock,
     knows_but_refuses,
     says_nobody,
+    undo_cookies,
     without_token,
 )
 from .logs import printable
@@ -155,6 +156,8 @@ class _LoginForm(_Bearer):
         """As stock; then a password waits, before anybody looks at it."""
         guard = Guard.of(self.application)
         if guard.lacks_tls(self.request):
+            # Nobody was asked who this is, and the page of the error asks.
+            self.current_user = cast("Any", self)._jupyter_current_user = None
             self._refuse(Refused("tls_required"))
         result: Any = super().prepare()
         if result is not None:
@@ -168,6 +171,12 @@ class _LoginForm(_Bearer):
     def _refuse(self, error: Refused) -> NoReturn:
         self._token_ws_refused = error
         raise web.HTTPError(403)  # which `send_error` tells as what it is
+
+    def finish(self, chunk: Any = None) -> Any:
+        """As stock; the page of a refusal, which has no form, sets no cookie."""
+        if self._token_ws_refused is not None:
+            undo_cookies(self)
+        return super().finish(chunk)
 
     def on_finish(self) -> None:
         """Who was right is sent on, and costs nothing."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .addresses import Proxies
+from .addresses import Proxies, limit_key, peer
 from .limits import Attempts, AttemptStore, MemoryAttempts, Pace, Remembered
 from .refusal import Refused
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 NO_PROXY_NAMED = (
     "A wrong credential came with the header of a proxy, and TokenWebSocketApp.trusted_proxies names none:"
-    " where such clients are cannot be known, so how often they try is not limited by address"
+    " where such clients are cannot be known, so how often they try is not limited by address, and"
+    " passwords of all of them wait in one queue"
 )
 
 
@@ -86,9 +87,12 @@ class Throttle:
 
         Raises ``Refused`` where too many wait already.
         """
-        pace, client = self.pace, self.client(request)
-        if pace is None or client is None:
+        pace = self.pace
+        if pace is None:
             return lambda: None
+        # Anybody can make up the header of a proxy, and a password can be guessed: then all who come by
+        # one connection's address wait together.
+        client = self.client(request) or limit_key(peer(request))
         turn, seconds = pace.take(client, self._clock())
         if not turn:
             raise Refused("too_many_attempts", max(1, math.ceil(seconds)))

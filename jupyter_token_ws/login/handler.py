@@ -67,7 +67,7 @@ def read_body(body: bytes, max_token_size: int) -> Asked:
     What is not known is refused, not passed over: a misspelt audience would give more than was asked for.
     """
     try:
-        read = json.loads(body) if body else {}
+        read = json.loads(body, object_pairs_hook=_each_once) if body else {}
     except (ValueError, RecursionError):
         raise Refused("bad_request", text="the body is no JSON") from None
     if not isinstance(read, dict) or not read.keys() <= _KEYS:
@@ -87,6 +87,14 @@ def read_body(body: bytes, max_token_size: int) -> Asked:
     if "renew" in read and options.keys() - {"max_age"}:
         raise Refused("bad_request", text="a renewal keeps audience and single_use")
     return Asked(options, read.get("password"), read.get("token"), "renew" in read)
+
+
+def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members. Raises ``ValueError`` where one is there twice: readers differ in which counts."""
+    read = dict(members)
+    if len(read) < len(members):
+        raise ValueError("a member is there twice")
+    return read
 
 
 def _is_secret(text: object, max_size: int) -> bool:

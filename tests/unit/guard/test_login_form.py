@@ -106,6 +106,14 @@ async def test_what_is_not_judged_takes_no_turn(door):
     assert await statuses(door, "a", "b", "c") == [401, 401, 429]
 
 
+@pytest.mark.parametrize("token_ws_config", [FEW])
+async def test_who_makes_up_a_proxy_waits_too(door):
+    """Passwords can be guessed: where nobody knows the address, that of the connection counts."""
+    made_up = [{"X-Forwarded-For": f"192.0.2.{n}"} for n in range(4)]
+    answers = [(await post(door, "a", **headers)).status for headers in made_up]
+    assert answers == [401, 401, 429, 429]
+
+
 @pytest.mark.parametrize(
     "token_ws_config", [{"attempt_burst": 1, "attempt_window": 0.2, "password_wait": 10}]
 )
@@ -127,7 +135,7 @@ async def test_before_paths_that_are_excluded_nobody_stands(door):
     "token_ws_config", [{**FEW, "require_tls": True, "trusted_proxies": ["127.0.0.1"]}]
 )
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-async def test_C3_3_over_plain_http_it_is_refused(door):
+async def test_C3_3_over_plain_http_it_is_refused(door, caplog):
     before = await page_of(door)
     for answer in (
         await door.fetch("login", FAR_AND_PLAIN),
@@ -136,6 +144,8 @@ async def test_C3_3_over_plain_http_it_is_refused(door):
         assert answer.status == 426
         assert answer.headers["upgrade"] == "TLS/1.2, HTTP/1.1"
         assert "set-cookie" not in answer.headers
+        assert b"tls_required" in answer.body
+    assert "Uncaught" not in caplog.text
     labels = {"code": "4426", "slug": "tls_required"}
     counter = "requests_refused_total"
     after = await page_of(door)

@@ -710,6 +710,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b"no JSON", "bad_request"),
     (b"\xff", "bad_request"),
     (b"[" * 10_000, "bad_request"),
+    (b'{"audience": ["api/kernels"], "audience": null}', "bad_request"),
     ([], "bad_request"),
     ("text", "bad_request"),
     ({"tokn": "x"}, "bad_request"),
