@@ -25,6 +25,7 @@ from .guard import logs, referrer, rest, router
 from .guard.addresses import Proxies
 from .guard.core import Guard, GuardOptions
 from .login import handler as login_handler
+from .login import link
 from .login.directory import HubServerDirectory, ServerDirectory, StaticServerDirectory
 from .login.memory import MemoryTicketStore
 from .login.redis import RedisTicketStore
@@ -228,6 +229,16 @@ class TokenWebSocketApp(ExtensionApp):
         " and their websockets are refused here with 4421 other_server. 'static': StaticServerDirectory, the"
         " configuration. 'hub': HubServerDirectory, a JupyterHub.",
     ).tag(config=True)
+    link_ticket = Bool(
+        False,
+        help="Whether the link that the server prints and opens at its start has a ticket for one browser in"
+        " place of the token. For another one, later: `jupyter token-ws login --local --link URL` on the"
+        " server's machine. A token from the configuration is not printed in either case.",
+    ).tag(config=True)
+    link_age = Float(
+        900,
+        help="Seconds that such a link is good, if it was not used before.",
+    ).tag(config=True)
 
     revalidate_interval = Float(
         60,
@@ -320,6 +331,14 @@ class TokenWebSocketApp(ExtensionApp):
         _not_negative(proposal["trait"].name, proposal["value"])
         return proposal["value"]
 
+    @validate("link_age")
+    def _positive(self, proposal: Any) -> Any:
+        if not 0 < proposal["value"] < math.inf:
+            raise TraitError(
+                f"TokenWebSocketApp.link_age must be positive and finite: {proposal['value']}"
+            )
+        return proposal["value"]
+
     @validate("backlog_directory")
     def _directory(self, proposal: Any) -> Any:
         path: str = proposal["value"]
@@ -387,6 +406,10 @@ class TokenWebSocketApp(ExtensionApp):
         """Tickets, if there are to be any. A store that cannot be had ends the server: whoever configured
         it counts on it."""
         if not (self.login and self.enabled):
+            if self.link_ticket:
+                self.log.warning(
+                    "TokenWebSocketApp.link_ticket needs login: the link has the token"
+                )
             return
         server, kind = cast("ServerApp", self.serverapp), _STORES[self.ticket_store]
         options: dict[str, Any] = {}
@@ -412,6 +435,9 @@ class TokenWebSocketApp(ExtensionApp):
             server.identity_provider,
             functools.partial(login.watch.end, cause="logout"),
         )
+        if self.link_ticket:
+            login.links = link.Links(login, server, self.link_age)
+            login.links.install()
 
     def _directory_of(self, store: TicketStore) -> ServerDirectory | None:
         kind = _DIRECTORIES[self.server_directory]
@@ -465,8 +491,11 @@ class TokenWebSocketApp(ExtensionApp):
             self.log.info("TokenWebSocketApp.enabled is False: no websocket is guarded")
         if self.enabled:
             self.handlers.extend(rest.handlers())
-            if LOGIN in self._application.settings:
+            login: Login | None = self._application.settings.get(LOGIN)
+            if login is not None:
                 self.handlers.extend(login_handler.handlers())
+                if login.links is not None:
+                    self.handlers.extend(link.handlers())
             referrer.install(self._application)
             rest.add_to_pages(self._application.settings)
 

@@ -10,27 +10,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from http.client import HTTPException
-from ssl import SSLError
+from collections.abc import Sequence
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import SplitResult, urlsplit, urlunsplit
-from urllib.request import Request, urlopen
 
 from ._version import __version__
-from .protocol.versions import API_VERSIONS, HEADER
-
-CAPABILITIES_PATH = "api/token-ws/capabilities"
-TIMEOUT = 10.0
-"""Seconds that a server is given to answer."""
-
-MAX_DOCUMENT_SIZE = 1 << 20
-"""Bytes; a larger answer is no capabilities document."""
-
-
-class CommandError(Exception):
-    """Ends a command with one line on standard error and exit status 1."""
+from .preflight import CommandError, find_server
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     capabilities.add_argument("url", help="the server's address, also one copied from a browser")
     capabilities.set_defaults(run=show_capabilities)
 
+    _add_login(commands)
+
     demo = commands.add_parser(
         "demo",
         help="start servers and open kernel sockets every way",
@@ -81,9 +67,73 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_login(commands: Any) -> None:
+    login = commands.add_parser(
+        "login",
+        allow_abbrev=False,
+        help="get a ticket: a token of short life",
+        description="Log in to a server and print a ticket, a token of short life, on standard output."
+        " Without an option that says otherwise it asks for the password. No secret is taken as an"
+        " argument: other people of this machine can read those.",
+    )
+    login.add_argument("url", help="the server's address, also one copied from a browser")
+    login.add_argument(
+        "--max-age", type=seconds, metavar="SECONDS", help="how long it is to be good at most"
+    )
+    login.add_argument(
+        "--single-use", action="store_true", help="it opens one websocket, and nothing at REST"
+    )
+    login.add_argument(
+        "--audience",
+        action="append",
+        metavar="PATH",
+        help="it is good at this path below the server's base and what is below it; may be given"
+        " several times",
+    )
+    login.add_argument(
+        "--link",
+        action="store_true",
+        help="print a link instead, which signs one browser in, where TokenWebSocketApp.link_ticket is on",
+    )
+    what = login.add_mutually_exclusive_group()
+    what.add_argument("--renew", action="store_true", help="print a new ticket in place of one")
+    what.add_argument("--revoke", action="store_true", help="revoke a ticket and all its renewals")
+    given = login.add_mutually_exclusive_group()
+    given.add_argument(
+        "--token-env", metavar="NAME", help="the token or ticket is in this environment variable"
+    )
+    given.add_argument(
+        "--token-stdin", action="store_true", help="the token or ticket is on standard input"
+    )
+    given.add_argument(
+        "--password-stdin", action="store_true", help="the password is on standard input"
+    )
+    given.add_argument(
+        "--local",
+        action="store_true",
+        help="the token is that of a server which you run on this machine, as `jupyter server list` shows",
+    )
+    login.set_defaults(run=run_login, parser=login)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds; errors name it after this function."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def run_login(arguments: argparse.Namespace) -> int:
+    """Get a ticket, renew or revoke one."""
+    from .cli_login import login
+
+    return login(arguments)
+
+
 def show_capabilities(arguments: argparse.Namespace) -> int:
     """Print a server's capabilities document."""
-    document = fetch_capabilities(arguments.url)
+    document = find_server(arguments.url).capabilities
     print(json.dumps(document, indent=2, ensure_ascii=False))
     return 0
 
@@ -93,99 +143,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from .demo import demo
 
     return demo(keep=arguments.keep)
-
-
-def fetch_capabilities(url: str) -> dict[str, Any]:
-    """The capabilities of the server behind an address.
-
-    ``url`` may be any page of the server: its path is shortened until something answers. Query and
-    fragment, where a token may be, are not sent. Raises ``CommandError`` with what to do next.
-    """
-    missing, place = "", ""
-    for candidate in _candidates(url):
-        place = _place(candidate)
-        found = _try(candidate)
-        if not isinstance(found, str):
-            return found
-        missing = found
-    raise CommandError(
-        f"{place} has no capabilities ({missing}). Is jupyter-token-ws installed and enabled there?"
-        " `jupyter server extension list` on that machine tells. If it is: is"
-        " TokenWebSocketApp.enabled False in its configuration?"
-    )
-
-
-class _NoDocumentError(Exception):
-    """The answer was something else."""
-
-
-def _try(candidate: str) -> dict[str, Any] | str:
-    """The document, or why there is none at this place."""
-    try:
-        return _fetch(candidate)
-    except HTTPError as error:
-        error.close()
-        if error.code not in (401, 403, 404, 405):
-            raise CommandError(f"{candidate} answered {error.code} {error.reason}") from None
-        return f"answered {error.code}"
-    except _NoDocumentError as error:
-        return str(error)
-    except (OSError, HTTPException) as error:  # URLError is an OSError
-        reason = getattr(error, "reason", None) or error
-        hint = " Or does it speak http, not https?" if isinstance(reason, SSLError) else ""
-        raise CommandError(
-            f"no answer from {_place(candidate)}: {reason}. Is the server running, and is that its"
-            f" address?{hint}"
-        ) from None
-
-
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _candidates(url: str) -> Iterator[str]:
-    """The places where the document may be, the longest path first."""
-    if "://" not in url:
-        url = f"http://{url}"
-    if url.startswith(("ws://", "wss://")):
-        url = f"http{url[2:]}"  # as the capabilities name it
-    parts = _split(url)
-    if parts is None:
-        raise CommandError(
-            "that is no address of a server. One looks like http://localhost:8888/ or"
-            " https://hub.example.org/user/ann/"
-        )
-    netloc = parts.netloc.rpartition("@")[2]
-    segments = [segment for segment in parts.path.split("/") if segment]
-    for length in range(len(segments), -1, -1):
-        base = "/".join(["", *segments[:length], ""])
-        yield urlunsplit((parts.scheme, netloc, base + CAPABILITIES_PATH, "", ""))
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of an address of a server, ``None`` for anything else."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a bad port or a bad IPv6 address
-        return None
-    return parts if valid else None
-
-
-def _fetch(address: str) -> dict[str, Any]:
-    request = Request(  # noqa: S310 - the scheme was checked
-        address, headers={"Accept": "application/json", HEADER: API_VERSIONS[0]}
-    )
-    with urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
-        body = response.read(MAX_DOCUMENT_SIZE + 1)
-    try:
-        document = json.loads(body[:MAX_DOCUMENT_SIZE])
-    except ValueError:
-        raise _NoDocumentError("what came was no JSON") from None
-    if not isinstance(document, dict) or "api_versions" not in document:
-        raise _NoDocumentError("what came was no capabilities document")
-    return document
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jupyter_token_ws.guard.handshake import Handshake
 
     from .directory import Place, ServerDirectory
+    from .link import Links
     from .signed_out import SignedOut
     from .store import TicketStore
     from .watch import Watch
@@ -60,6 +61,8 @@ class Login:
         """Who ends open sockets with their credential."""
         self.signed_out: SignedOut | None = None
         """Who denies the cookies of those who signed out."""
+        self.links: Links | None = None
+        """The links that sign a browser in, if there are any."""
         application = guard.application
         base: str = application.settings.get("base_url", "/")
         self._base = base

@@ -36,6 +36,10 @@ MAX_AUDIENCE = 32
 MAX_AUDIENCE_SIZE = 2048
 """Characters of all of them together at most."""
 
+SIGN_IN = "api/token-ws/sign-in"
+"""Where a link leads that signs a browser in, below the server's base. A ticket for one use whose whole
+audience is this path signs in there, and is good for nothing else."""
+
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 _NOT_IN_A_PATH = re.compile(r"[^!$&'()*+,./0-9:;=@A-Z_a-z~%-]")
 _SEPARATORS = re.compile(rb"[/\\]")

@@ -13,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from jupyter_token_ws import __version__, demo
-from jupyter_token_ws.cli import CAPABILITIES_PATH, MAX_DOCUMENT_SIZE, main
+from jupyter_token_ws.cli import main
+from jupyter_token_ws.preflight import CAPABILITIES_PATH, MAX_DOCUMENT_SIZE
 
 DOCUMENT = {"api_versions": ["1.0"], "base_url": "http://x/hub/ann/"}
 
@@ -157,7 +158,7 @@ def test_interrupted(monkeypatch):
     def interrupt(url: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jupyter_token_ws.cli.fetch_capabilities", interrupt)
+    monkeypatch.setattr("jupyter_token_ws.cli.find_server", interrupt)
     assert main(["capabilities", "http://x/"]) == 130
 
 

@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "app": {"protocol", "guard", "bridge", "login", "tunnel", "frontends", "_version"},
     "client": {"protocol", "_version"},
     "demo": {"protocol", "client", "app", "_version"},
-    "cli": {"protocol", "client", "app", "demo", "_version"},
+    "preflight": {"protocol"},
+    "cli_login": {"protocol", "preflight"},
+    "cli": {"protocol", "client", "app", "demo", "preflight", "cli_login", "_version"},
     # The package itself only hands on the public names of others.
     "": {"_version", "protocol", "guard", "client", "app"},
 }

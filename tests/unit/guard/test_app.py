@@ -33,6 +33,8 @@ LOGIN_OPTIONS = {
     "login",
     "ticket_store",
     "server_directory",
+    "link_ticket",
+    "link_age",
     "revalidate_interval",
     "revalidate_grace",
 }
