@@ -85,7 +85,8 @@ class SignedOut:
     def clear_login_cookie(self, handler: RequestHandler) -> None:
         """Somebody signs out, or has a cookie that is good for nothing."""
         cookie = self._cookie(handler)
-        if cookie is not None and handler.get_signed_cookie(cookie[0]) is not None:
+        # By the older of its two names, which tornado 6.2 knows.
+        if cookie is not None and handler.get_secure_cookie(cookie[0]) is not None:
             self._deny(*cookie)
         self._clear(handler)
 
