@@ -100,6 +100,8 @@ class _Bearer(JupyterHandler):
 
     _token_ws_refused: Refused | None = None
     """Why the request's token admitted nobody, where there is more to say than that."""
+    _token_ws_by_ticket = False
+    """Whether a ticket admitted the user."""
 
     @functools.cached_property
     def identity_provider(self) -> IdentityProvider:
@@ -113,6 +115,22 @@ class _Bearer(JupyterHandler):
         if asks_handler(provider, self) and (tickets is None or _ticket(self) is None):
             return provider
         return cast("IdentityProvider", _Watched(provider, self))
+
+    def flush(self, include_footers: bool = False) -> Any:
+        """As stock; no answer to a ticket sets or clears a login cookie (C2.5), which would outlive it."""
+        if self._token_ws_by_ticket and not self._headers_written:
+            self._keep_login_cookie()
+        return super().flush(include_footers)
+
+    def _keep_login_cookie(self) -> None:
+        login: str = self.identity_provider.get_cookie_name(self)
+        new: dict[str, Any] = getattr(self, "_new_cookie", {})
+        raw = self._headers.get_list("Set-Cookie")
+        undo_cookies(
+            self,
+            {name: morsel for name, morsel in new.items() if name != login},
+            [value for value in raw if value.partition("=")[0].strip() != login],
+        )
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As stock, but with the reason for 401 and 403 where it is known, and its status."""
@@ -189,10 +207,6 @@ class _LoginForm(_Bearer):
 class _Watched(StandIn):
     """Before the identity provider for one request: takes tickets, notes who was not admitted."""
 
-    def __init__(self, provider: IdentityProvider, handler: web.RequestHandler) -> None:
-        super().__init__(provider, handler)
-        object.__setattr__(self, "_by_ticket", False)
-
     async def get_user(self, handler: web.RequestHandler) -> User | None:
         """As the provider says; a token that admitted nobody a moment ago is not asked for again."""
         provider = cast("IdentityProvider", self._provider)
@@ -229,7 +243,7 @@ class _Watched(StandIn):
             return None
         finally:
             remove_tickets(handler.request)
-        object.__setattr__(self, "_by_ticket", True)
+        cast("_Bearer", handler)._token_ws_by_ticket = True
         cast("Any", handler)._token_authenticated = True  # upstream's flag, for who reads that
         return user
 
@@ -242,17 +256,27 @@ class _Watched(StandIn):
         user, _ = await ask_behind(cast("IdentityProvider", self._provider), handler, grant)
         return user
 
+    @property
+    def token(self) -> Any:
+        """The server's token, which upstream writes into pages; none for a ticket, which it would outlive."""
+        return "" if by_ticket(self._handler) else self._provider.token
+
     def is_token_authenticated(self, handler: web.RequestHandler) -> bool:
         """As the provider says; whoever came by a ticket came by token (C6.3)."""
-        if handler is self._handler and self._by_ticket:
+        if handler is self._handler and by_ticket(handler):
             return True
         return bool(self._provider.is_token_authenticated(handler))
 
     def should_check_origin(self, handler: web.RequestHandler) -> bool:
         """As the provider says of who came by token."""
-        if handler is self._handler and self._by_ticket:
+        if handler is self._handler and by_ticket(handler):
             return checks_origin(self, handler)
         return bool(self._provider.should_check_origin(handler))
+
+
+def by_ticket(handler: web.RequestHandler) -> bool:
+    """Whether a ticket admitted the user of a request that is no websocket's."""
+    return bool(getattr(handler, "_token_ws_by_ticket", False))
 
 
 def _ticket(handler: web.RequestHandler) -> str | None:

@@ -24,6 +24,7 @@ from jupyter_token_ws.protocol.capabilities import (
 from jupyter_token_ws.protocol.reasons import REASONS, error_document, slug_for_status
 
 from . import metrics
+from .bearer import by_ticket
 from .core import Guard
 from .refusal import Refused, refusal_headers
 from .routes import socket_templates
@@ -81,10 +82,12 @@ class PageConfigHook:
     def __call__(self, handler: Any, page_config: dict[str, Any]) -> dict[str, Any]:
         """What JupyterLab and Notebook call for each page."""
         page_config[PAGE_CONFIG] = capabilities_of(handler)
-        if self._previous is None:
-            return page_config
-        changed: dict[str, Any] = self._previous(handler, page_config)
-        return changed
+        if self._previous is not None:
+            page_config = self._previous(handler, page_config)
+        if by_ticket(handler) and page_config.get("token"):
+            # The server's own, which outlives a ticket and is for more. The object is all pages'.
+            page_config = {**page_config, "token": ""}
+        return page_config
 
 
 def add_to_pages(settings: dict[str, Any]) -> None:

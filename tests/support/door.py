@@ -27,11 +27,12 @@ EVENTS = "api/events/subscribe"
 
 @dataclass
 class Answer:
-    """A plain HTTP answer. Header names are in lower case."""
+    """A plain HTTP answer. Header names are in lower case; ``cookies`` has name and value of each it sets."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    cookies: tuple[str, ...] = ()
 
 
 class Socket(WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -114,11 +115,13 @@ class Door:
             writer.transport.abort()
         top, _, content = whole.partition(b"\r\n\r\n")
         first, *rest = top.decode("latin-1").split("\r\n")
-        parted = (line.partition(":") for line in rest)
+        parted = [line.partition(":") for line in rest]
+        named = [(name.lower(), value.strip()) for name, _, value in parted]
         return Answer(
             int(first.split(" ")[1]),
-            {name.lower(): value.strip() for name, _, value in parted},
+            dict(named),
             content,
+            tuple(value.partition(";")[0] for name, value in named if name == "set-cookie"),
         )
 
     async def login_cookie(self) -> str:

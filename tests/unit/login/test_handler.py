@@ -1089,6 +1089,45 @@ async def test_C2_5_cookies_stay_as_they_are(door):
         assert "set-cookie" not in answer.headers
 
 
+class Told(JupyterHandler):
+    """Does what upstream's handlers and pages do for whoever is signed in."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """What a page is told, and a cookie of its own and the login cookie, in both of upstream's ways."""
+        provider = self.identity_provider
+        provider.set_login_cookie(self, self.current_user)
+        self.add_header("Set-Cookie", f"{provider.get_cookie_name(self)}=; Path=/")
+        self.add_header("Set-Cookie", "other=2")
+        self.set_cookie("own", "1")
+        config = {"token": self.settings["token"]}
+        hook = self.settings["page_config_hook"]
+        page = self.render_template("error.html", status_code=200, status_message="", message="")
+        self.finish({"config": hook(self, config), "given": config, "page": page})
+
+
+async def test_C2_5_C6_4_a_ticket_is_not_traded_for_what_lives_longer(door):
+    """Pages show the server's token to whoever is signed in, and a change of one's name sets a cookie."""
+    door.add("told", Told)
+    door.app.web_app.settings["token"] = door.token  # what upstream has there where there are pages
+    token = await ticket(door)
+    for path, headers in (("told", bears(token)), (f"told?token={token}", {})):
+        answer = await door.fetch(path, headers)
+        said = read(answer)
+        assert said["config"]["token"] == ""
+        assert said["given"]["token"] == door.token  # it is everybody's
+        assert "tokenWebSocket" in said["config"]
+        assert door.token not in said["page"]
+        assert not [cookie for cookie in answer.cookies if cookie.startswith("username-")]
+        assert {"own=1", "other=2"} <= set(answer.cookies)
+    said = read(await door.fetch("told", bears(door.token)))
+    assert said["config"]["token"] == door.token
+    assert door.token in said["page"]
+    missing = await door.fetch("files/of-nobody", bears(token))
+    assert missing.status == 404
+    assert door.token.encode() not in missing.body
+
+
 async def test_session_cookies_of_others_are_not_kept(door):
     answer = await ask(door, "POST", Cookie=SESSION)
     assert answer.status == 403
