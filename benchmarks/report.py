@@ -28,7 +28,7 @@ PLOT = ROOT / "docs" / "images" / "performance.svg"
 
 PACKAGES = ("jupyter_server", "tornado", "jupyter_client", "pyzmq", "jupyter_token_ws")
 
-SECTIONS = ("handshake", "notebook")
+SECTIONS = ("handshake", "guessing", "notebook")
 """Benchmarks with a table of their own; what the others measured stands in one called "kernel"."""
 
 HEADINGS = (

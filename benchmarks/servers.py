@@ -90,9 +90,14 @@ class Server:
         """
         total = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            if (task / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+            try:
+                state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+                time_spent = int((task / "schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                return None  # it was at work, and has ended
+            if state != "S":
                 return None
-            total += int((task / "schedstat").read_text().split()[0])
+            total += time_spent
         return total
 
     @property

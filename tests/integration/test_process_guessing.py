@@ -20,10 +20,11 @@ from tests.support.guessing import (
     PASSWORDS,
     TOKENS,
     by_form,
+    by_handshake,
     by_login,
     by_password,
     by_rest,
-    by_socket,
+    by_subprotocol,
     guess_at,
 )
 from tests.support.process import Server
@@ -43,7 +44,7 @@ async def enter(server: Server) -> None:
     """Whoever is right is let in: by a token from everywhere, by a password from where nobody guesses."""
     for source in (GUESSER, OTHER):
         for way in TOKENS:
-            expected = 101 if way is by_socket else 200
+            expected = 101 if way in (by_handshake, by_subprotocol) else 200
             assert await way(server.port, source, server.token) == expected, (source, way)
     assert await by_password(server.port, OTHER, PASSWORD) == 200
     assert await by_form(server.port, OTHER, PASSWORD) == 302

@@ -10,7 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 TIMEOUT = 60.0
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+HANDSHAKE = (
+    "GET /api/events/subscribe HTTP/1.1",
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 FORM = "application/x-www-form-urlencoded"
 
 Way = Callable[[int, str, str], Awaitable[int]]
@@ -40,17 +46,15 @@ async def by_url(port: int, source: str, token: str) -> int:
     return await _status(port, source, [f"GET /api/me?token={token} HTTP/1.1"])
 
 
-async def by_socket(port: int, source: str, token: str) -> int:
-    """A handshake with a token."""
-    lines = [
-        "GET /api/events/subscribe HTTP/1.1",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Key: {KEY}",
-        f"Sec-WebSocket-Protocol: v1.token.websocket.jupyter.org.{token}",
-    ]
-    return await _status(port, source, lines)
+async def by_subprotocol(port: int, source: str, token: str) -> int:
+    """A handshake with a token as subprotocol."""
+    offer = f"Sec-WebSocket-Protocol: v1.token.websocket.jupyter.org.{token}"
+    return await _status(port, source, [*HANDSHAKE, offer])
+
+
+async def by_handshake(port: int, source: str, token: str) -> int:
+    """A handshake with a token in its header."""
+    return await _status(port, source, [*HANDSHAKE, f"Authorization: token {token}"])
 
 
 async def _log_in(port: int, source: str, name: str, secret: str) -> int:
@@ -74,8 +78,9 @@ async def by_form(port: int, source: str, password: str) -> int:
     return await _status(port, source, lines, f"_xsrf=x&password={password}")
 
 
-TOKENS: tuple[Way, ...] = (by_rest, by_url, by_socket, by_login)
+TOKENS: tuple[Way, ...] = (by_rest, by_url, by_subprotocol, by_handshake, by_login)
 PASSWORDS: tuple[Way, ...] = (by_password, by_form)
+ALL = (*TOKENS, *PASSWORDS)
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,12 @@ class Guesses:
         return sum(self.ends[name, status] for name in names for status in statuses)
 
 
-async def _guess_at(
-    port: int, source: str, rate: float, seconds: float, ways: tuple[Way, ...]
-) -> Guesses:
+async def _guess_at(port: int, source: str, rate: float, seconds: float) -> Guesses:
     loop = asyncio.get_running_loop()
     began = loop.time()
 
     async def guess(n: int) -> tuple[str, int]:
-        way = ways[n % len(ways)]
+        way = ALL[n % len(ALL)]
         return way.__name__, await way(port, source, f"guess-{n}")
 
     begun = []
@@ -108,18 +111,12 @@ async def _guess_at(
     return Guesses(Counter(await asyncio.gather(*begun)), loop.time() - began)
 
 
-def guess_at(
-    port: int,
-    source: str,
-    rate: float,
-    seconds: float,
-    ways: tuple[Way, ...] = (*TOKENS, *PASSWORDS),
-) -> Guesses:
-    """Guess so many times a second for so long, each time something else, in turn by each of the ways.
+def guess_at(port: int, source: str, rate: float, seconds: float) -> Guesses:
+    """Guess so many times a second for so long, each time something else, in turn by each way.
 
     For a process of its own, so that whoever takes the time of others is not in their way.
     """
-    return asyncio.run(_guess_at(port, source, rate, seconds, ways))
+    return asyncio.run(_guess_at(port, source, rate, seconds))
 
 
 async def timed(way: Way, port: int, source: str, secret: str) -> tuple[int, float]:
