@@ -192,7 +192,8 @@ class _LoginForm(_Bearer):
 
     def finish(self, chunk: Any = None) -> Any:
         """As stock; the page of a refusal, which has no form, sets no cookie."""
-        if self._token_ws_refused is not None:
+        error = self._token_ws_refused
+        if error is not None and self.get_status() == error.status_code:
             undo_cookies(self)
         return super().finish(chunk)
 

@@ -157,3 +157,14 @@ async def test_C3_3_over_plain_http_it_is_refused(door, caplog):
     assert await statuses(door, TOKEN, "a") == [302, 401]
     # It is about what credentials are sent to, and no other page.
     assert (await door.fetch("api", FAR_AND_PLAIN)).status == 200
+
+
+@pytest.mark.parametrize("token_ws_config", [{"attempt_burst": 1}])
+async def test_a_right_password_signs_in_beside_whatever_token(door):
+    for n in range(2):
+        bad = {"Authorization": f"token wrong-{n}"}
+        status = (await door.fetch("api/me", bad)).status
+    assert status == 429
+    answer = await post(door, TOKEN, Authorization="token wrong-2")
+    assert answer.status == 302
+    assert answer.headers["set-cookie"].startswith("username-")
