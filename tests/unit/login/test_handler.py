@@ -561,9 +561,10 @@ async def test_C6_3_C2_7_a_ticket_counts_as_a_token_for_origin_and_xsrf(door, ki
             assert socket.status == 101
         async with await door.knock(path, [], {**ELSEWHERE, **cookie}) as other:
             assert other.status == 403
-    for headers, status in ((bears(token), 200), ({**bears(token), **cookie}, 200), (cookie, 404)):
-        answer = await door.fetch("posted", {**ELSEWHERE, **headers}, method="POST")
-        assert answer.status == status
+    for headers in (bears(token), {**bears(token), **cookie}):
+        assert (await door.fetch("posted", {**ELSEWHERE, **headers}, method="POST")).status == 200
+    answer = await door.fetch("posted", {**ELSEWHERE, **cookie}, method="POST")
+    assert answer.status in (403, 404)  # for XSRF, or for Origin: what upstream looks at first
 
 
 @every(RAISING)
