@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import Request
 
 from .preflight import (
@@ -56,7 +56,7 @@ def login(arguments: argparse.Namespace) -> int:
     given = _of_url(arguments.url)
     _check(arguments, given)
     found = find_server(arguments.url)
-    base_url = found.base_url
+    base_url, local = _local(found.base_url) if arguments.local else (found.base_url, "")
     if not isinstance(found.capabilities.get("login"), Mapping):
         raise CommandError(
             f"there is no login at {base_url}: TokenWebSocketApp.login is False there, or the extension is"
@@ -68,7 +68,7 @@ def login(arguments: argparse.Namespace) -> int:
         )
     if arguments.link:
         _see_that_it_signs_in(base_url)
-    kind, secret = _credential(arguments, base_url, given)
+    kind, secret = _credential(arguments, base_url, given, local)
     if arguments.revoke:
         _send("DELETE", base_url, kind, bearer=secret)
         _say("revoked, with all its renewals")
@@ -128,7 +128,9 @@ def _of_url(url: str) -> str:
     return ""
 
 
-def _credential(arguments: argparse.Namespace, base_url: str, in_url: str) -> tuple[str, str]:
+def _credential(
+    arguments: argparse.Namespace, base_url: str, in_url: str, local: str
+) -> tuple[str, str]:
     """What the login is by, ``password`` or ``token``, and that itself."""
     kind = "token"
     if arguments.token_env:
@@ -139,7 +141,7 @@ def _credential(arguments: argparse.Namespace, base_url: str, in_url: str) -> tu
     elif arguments.password_stdin:
         kind, secret, whence = "password", _read_line(), "standard input"
     elif arguments.local:
-        secret, whence = _token_of_local(base_url), "what that server tells"
+        secret, whence = local, "what that server tells"
     elif in_url:
         secret, whence = in_url, "that address"
         if secret == _LEFT_OUT:
@@ -184,8 +186,9 @@ def _ask_password(base_url: str) -> str:
         ) from None
 
 
-def _token_of_local(base_url: str) -> str:
-    """The token of a server of this machine and user, which it leaves in a file that only they can read."""
+def _local(base_url: str) -> tuple[str, str]:
+    """A server of this machine and user: the base URL that it says it has, and its token. It leaves both in
+    a file that only this user can read."""
     if not is_loopback(base_url):
         raise CommandError(
             "--local is for a server of this machine, such as http://localhost:8888/"
@@ -194,13 +197,18 @@ def _token_of_local(base_url: str) -> str:
 
     parts = urlsplit(base_url)
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    asked = (parts.scheme, port, unquote(parts.path))
     for server in list_running_servers():
         secure = "https" if server.get("secure") else "http"
-        there = (secure, server.get("port"), server.get("base_url"))
-        if there == (parts.scheme, port, parts.path) and not server.get("sock"):
-            if server.get("token"):
-                return str(server["token"])
-            raise CommandError(f"the server at {base_url} has no token: log in with the password")
+        there = (secure, server.get("port"), unquote(str(server.get("base_url"))))
+        if there == asked and not server.get("sock"):
+            if not server.get("token"):
+                raise CommandError(
+                    f"the server at {base_url} has no token: log in with the password"
+                )
+            # `localhost` has two addresses, and at the other one there may be another user's server.
+            url = str(server.get("url"))
+            return url if is_loopback(url) else base_url, str(server["token"])
     raise CommandError(
         f"you run no server at {base_url} that `jupyter server list` shows: is it another user's?"
     )

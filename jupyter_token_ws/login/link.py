@@ -218,11 +218,13 @@ _SCRIPT = """
 const go = () => {
   const ticket = new URLSearchParams(location.hash.slice(1)).get('token');
   history.replaceState(null, '', location.pathname + location.search);
-  const form = document.forms[0];
+  const [form] = document.forms;
+  const missing = document.getElementById('missing');
   form.ticket.value = ticket ?? '';
   if (ticket) form.submit();
-  else document.getElementById('missing').hidden = false;
+  else if (missing) missing.hidden = false;
 };
+addEventListener('hashchange', go);
 if (document.prerendering) document.addEventListener('prerenderingchange', go, {once: true});
 else go();
 """
@@ -250,8 +252,11 @@ _AGAIN = (
 
 _FORM = f"""<form method="post">{{xsrf}}<input type="hidden" name="ticket"></form>
 <noscript><p>This page needs JavaScript, as what comes after it does.</p></noscript>
-<p id="missing" hidden>The address of this page has no ticket, or not any more. {_AGAIN}</p>
 <script>{_SCRIPT}</script>"""
+"""On every page, also on one that refuses: who pastes another link there only changes the fragment."""
+
+_MISSING = f"""<p id="missing" hidden>The address of this page has no ticket, or not any more. {_AGAIN}</p>
+"""
 
 _WHY = {
     "token_rejected": "This link was used before, or this server never made it.",
@@ -272,7 +277,7 @@ class SignInHandler(JupyterHandler):
         """Nothing secret over plain HTTP, where that is not wanted."""
         self.set_header("Cache-Control", "no-store")
         if Guard.of(self.application).lacks_tls(self.request):
-            self._refuse(Refused("tls_required"))
+            self._refuse(Refused("tls_required"), form="")
             return
         await super().prepare()
 
@@ -285,8 +290,7 @@ class SignInHandler(JupyterHandler):
     @allow_unauthenticated
     def get(self) -> None:
         """The page that posts the ticket of its fragment. To look at it uses nothing up."""
-        form = _FORM.replace("{xsrf}", self.xsrf_form_html())
-        self.finish(_PAGE.format(title="Signing in", content=form))
+        self.finish(_PAGE.format(title="Signing in", content=_MISSING + self._form()))
 
     @allow_unauthenticated
     async def post(self) -> None:
@@ -295,7 +299,7 @@ class SignInHandler(JupyterHandler):
             user = await self._links.redeem(self, self.get_body_argument("ticket", ""))
         except Refused as error:
             if self.current_user is None or error.slug not in _WHY:
-                self._refuse(error)
+                self._refuse(error, self._form())
                 return
         else:
             if self.current_user is None:
@@ -312,13 +316,16 @@ class SignInHandler(JupyterHandler):
         else:
             provider.set_login_cookie(self, user)
 
-    def _refuse(self, error: Refused) -> None:
+    def _form(self) -> str:
+        return _FORM.replace("{xsrf}", self.xsrf_form_html())
+
+    def _refuse(self, error: Refused, form: str) -> None:
         """Say why not, and how to get another link."""
         self.set_status(error.status_code)
         for name, value in refusal_headers(REASONS[error.slug], error.retry_after).items():
             self.set_header(name, value)
         why = _WHY.get(error.slug) or f"{html.escape(error.text.capitalize())}."
-        content = f"<p>{why}</p>\n<p>{_AGAIN}</p>"
+        content = f"<p>{why}</p>\n<p>{_AGAIN}</p>\n{form}"
         self.finish(_PAGE.format(title="Not signed in", content=content))
 
 

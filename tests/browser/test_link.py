@@ -54,6 +54,10 @@ def test_the_file_that_a_server_opens_signs_one_browser_in(browser, server, tmp_
         page.on("request", lambda request: asked.append(request.url))
         page.goto(link[1])
         page.get_by_text("This link was used before").wait_for()
+        assert page.url.endswith("/sign-in")
+        page.goto(f"{page.url}#token=jtws_{'A' * 43}")  # another one, in the same tab
+        page.wait_for_url(lambda url: "#" not in url)
+        page.get_by_text("This link was used before").wait_for()
         assert page.request.get(f"{server.url}api/me").status == 403
         assert "jtws_" not in page.url
         page.goto(link[1].partition("#")[0])

@@ -493,6 +493,7 @@ def running(site, monkeypatch):
     server = {
         "port": site.server_port,
         "base_url": "/hub/ann/",
+        "url": site.url,
         "secure": False,
         "sock": "",
         "token": TOKEN,
@@ -506,6 +507,16 @@ def running(site, monkeypatch):
 def test_the_token_of_a_server_of_this_machine(site, running, capsys):
     assert main(["login", site.url, "--local"]) == 0
     assert site.logins == [("POST", "", {"token": TOKEN})]
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"), [("http://ann-s-machine:{port}/hub/ann/", True), ("http://[::1]:1/", False)]
+)
+def test_a_token_goes_where_its_server_says_that_it_is(site, running, capsys, url, sent):
+    """Another user may have a server at the other address of `localhost`."""
+    running["url"] = url.format(port=site.server_port)
+    assert main(["login", site.url, "--local"]) == (0 if sent else 1)
+    assert bool(site.logins) is sent
 
 
 @pytest.mark.parametrize(
@@ -526,4 +537,4 @@ def test_a_token_that_is_not_to_be_had(site, running, capsys, change, said):
 
 def test_no_other_machine_is_sent_a_token_of_this_one():
     with pytest.raises(CommandError, match="--local is for a server of this machine"):
-        cli_login._token_of_local("http://localhost.example.org:8888/")
+        cli_login._local("http://localhost.example.org:8888/")

@@ -13,14 +13,23 @@ import pytest
 from traitlets import TraitError
 
 from jupyter_token_ws.app import TokenWebSocketApp
+from jupyter_token_ws.guard import identity
 from jupyter_token_ws.guard.core import Guard
+from jupyter_token_ws.login import link
 from jupyter_token_ws.login.link import _at_once
 from jupyter_token_ws.login.service import Login
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from jupyter_token_ws.protocol.tickets import SIGN_IN
 from tests.support.door import EVENTS, Answer, Door
 from tests.support.knock import bearing
-from tests.unit.login.test_handler import NOBODY, ask, bears, read, ticket
+from tests.support.providers import PASSWORD_AND_TOKEN, PLAIN_LEGACY, STOCK
+from tests.unit.login.test_handler import NOBODY, ask, bears, config, read, ticket
+
+pytestmark = [
+    # As in the guard's tests of every provider.
+    pytest.mark.filterwarnings("ignore:.*is deprecated in (jupyter-server )?2.0"),
+    pytest.mark.filterwarnings("ignore::jupyter_server.utils.JupyterServerAuthWarning"),
+]
 
 ON = {"link_ticket": True}
 
@@ -91,6 +100,31 @@ async def test_of_all_that_open_it_at_once_one_is_signed_in(door):
     answers = await asyncio.gather(*(post(door, shown) for _ in range(5)))
     assert sorted(answer.status for answer in answers) == [302, 403, 403, 403, 403]
     assert len([answer for answer in answers if cookie_of(answer)]) == 1
+
+
+KINDS = (STOCK, PASSWORD_AND_TOKEN, PLAIN_LEGACY)
+
+
+@pytest.mark.parametrize(
+    "jp_server_config", [config(kind, link_ticket=True) for kind in KINDS], ids=map(str, KINDS)
+)
+async def test_under_identity_providers_with_a_login_cookie(door):
+    answer = await post(door, ticket_in(door.app.public_url))
+    assert answer.status == 302
+    assert (await door.fetch("api/me", {"Cookie": cookie_of(answer)})).status == 200
+
+
+async def test_one_that_is_used_while_it_is_judged(door, monkeypatch):
+    shown, links = ticket_in(door.app.public_url), links_of(door)
+    judged = identity.ask_behind
+
+    async def judge(*args: Any) -> Any:
+        await links._store.consume(shown)
+        return await judged(*args)
+
+    monkeypatch.setattr(link, "ask_behind", judge)
+    answer = await post(door, shown)
+    assert (answer.status, cookie_of(answer)) == (403, "")
 
 
 async def test_to_look_at_the_page_uses_nothing_up(door):
