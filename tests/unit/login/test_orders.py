@@ -1,5 +1,5 @@
-"""Tickets are issued, used, used again, renewed, revoked, expire, and servers start anew, in any order: every
-store does as one simple model does.
+"""Tickets are issued, used, used again, shown to other servers, renewed, revoked, expire, servers start anew,
+keys are replaced, and Redis loses what it had, in any order: every store does as one simple model does.
 
 Time passes in steps of hours: what the test itself takes does not matter then, not even where time is Redis's
 own. Servers that share a Redis have clocks that differ by more than a ticket lives.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,13 +20,16 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
+    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from jupyter_token_ws.login.memory import MemoryTicketStore
+from jupyter_token_ws.login.sealed import SealedTicketStore
 from jupyter_token_ws.login.store import Held, TicketStore
 from jupyter_token_ws.login.tickets import (
     Credential,
@@ -90,6 +93,16 @@ class Known:
         return died_at + REMEMBERED
 
 
+ASKED: dict[str, Any] = {
+    "number": st.integers(0, 1),
+    "age": st.none() | st.integers(1, 10),
+    "audience": st.sampled_from([None, ["api/kernels"], ["a", "b/c"]]),
+    "single_use": st.booleans(),
+    "credential_left": st.none() | st.integers(1, 20),
+}
+"""What a ticket is asked for: of which server, for how many steps, and how many its credential has."""
+
+
 class Orders(RuleBasedStateMachine):
     """One or two servers over one store, and the model."""
 
@@ -108,6 +121,8 @@ class Orders(RuleBasedStateMachine):
         self.told: list[FamilyChange] = []
         self.begin()
         self.stores = [self.server(number) for number in range(self.servers)]
+        self.stranger = self.make_stranger()
+        self.stranger.clock = lambda: self.now
 
     # What a kind of store has to say.
 
@@ -115,6 +130,10 @@ class Orders(RuleBasedStateMachine):
         """Before the first store is made."""
 
     def make(self) -> TicketStore:
+        raise NotImplementedError
+
+    def make_stranger(self) -> TicketStore:
+        """The store of a server that has nothing in common with these but the kind."""
         raise NotImplementedError
 
     def passes(self, seconds: float) -> None:
@@ -139,22 +158,23 @@ class Orders(RuleBasedStateMachine):
         return self.stores[number], self.skew(number)
 
     def teardown(self) -> None:
-        for store in self.stores:
+        for store in (*self.stores, self.stranger):
             self.run(store.close())
         self.run(asyncio.sleep(0))  # what was closed is gone after one more turn
         self.loop.close()
 
     # What happens.
 
-    @rule(
-        target=tickets,
-        number=st.integers(0, 1),
-        age=st.none() | st.integers(1, 10),
-        audience=st.sampled_from([None, ["api/kernels"], ["a", "b/c"]]),
-        single_use=st.booleans(),
-        credential_left=st.none() | st.integers(1, 20),
-    )
-    def issue(self, number, age, audience, single_use, credential_left):
+    @initialize(target=tickets, **ASKED)
+    def begin_with(self, **asked):
+        """Or most would be done without any."""
+        return self.issued(**asked)
+
+    @rule(target=tickets, **ASKED)
+    def issue(self, **asked):
+        return self.issued(**asked)
+
+    def issued(self, number, age, audience, single_use, credential_left):
         store, skew = self.pick(number)
         lifetime = MAX_AGE if age is None else min(age * STEP, MAX_AGE)
         ends_at = self.now + min(
@@ -175,7 +195,7 @@ class Orders(RuleBasedStateMachine):
         if single_use and not store.single_use:
             with pytest.raises(Unsupported):
                 self.run(issuing)
-            return "no ticket"
+            return multiple()
         issued = self.run(issuing)
         family = Family(ends_at)
         known = Known(
@@ -194,6 +214,10 @@ class Orders(RuleBasedStateMachine):
         self.agrees(issued.ticket, known, skew)
         return issued.token
 
+    def some_left(self) -> bool:
+        """Whether there are tickets that the store has not lost: with others there is not much to see."""
+        return not all(known.lost for known in self.known.values())
+
     def key(self) -> object:
         return None
 
@@ -204,9 +228,7 @@ class Orders(RuleBasedStateMachine):
 
     @rule(token=tickets, number=st.integers(0, 1), many=st.integers(1, 3))
     def use(self, token, number, many):
-        known = self.known.get(token)
-        if known is None:
-            return
+        known = self.known[token]
 
         async def race() -> list[Any]:
             uses = [self.pick(number + n)[0].consume(token) for n in range(many)]
@@ -225,13 +247,16 @@ class Orders(RuleBasedStateMachine):
             if outcome not in good:
                 self.refused_for(outcome, verdict, known)
 
-    @rule(
-        target=tickets, token=tickets, number=st.integers(0, 1), age=st.none() | st.integers(1, 10)
-    )
-    def renew(self, token, number, age):
-        known = self.known.get(token)
-        if known is None:
-            return "no ticket"
+    @rule(target=tickets, token=tickets, number=st.integers(0, 1))
+    def renew(self, token, number):
+        return self.renewed(token, number, None)
+
+    @rule(target=tickets, token=tickets, number=st.integers(0, 1), age=st.integers(1, 10))
+    def renew_for(self, token, number, age):
+        return self.renewed(token, number, age)
+
+    def renewed(self, token, number, age):
+        known = self.known[token]
         store, skew = self.pick(number)
         lifetime = known.lifetime if age is None else min(age * STEP, MAX_AGE)
         early = known.expires_at - GRACE - self.now
@@ -242,12 +267,12 @@ class Orders(RuleBasedStateMachine):
             with pytest.raises(TicketRefused) as refused:
                 self.run(renewing)
             self.refused_for(refused.value, verdict, known)
-            return "no ticket"
+            return multiple()
         if known.single_use or (early > 0 and not store.revocable):
             with pytest.raises(RenewalRefused) as later:
                 self.run(renewing)
             assert later.value.retry_after == (None if known.single_use else early)
-            return "no ticket"
+            return multiple()
         issued = self.run(renewing)
         renewed = Known(
             known.family,
@@ -274,56 +299,49 @@ class Orders(RuleBasedStateMachine):
         assert change.expires_at == pytest.approx(latest + skew, abs=TOLERANCE)
         return issued.token
 
-    @rule(token=tickets, number=st.integers(0, 1))
-    def revoke(self, token, number):
-        known = self.known.get(token)
-        if known is None:
-            return
+    @rule(token=tickets, number=st.integers(0, 1), by_its_name=st.booleans())
+    def revoke(self, token, number, by_its_name):
+        known = self.known[token]
         store, _ = self.pick(number)
-        if not store.revocable:
-            with pytest.raises(Unsupported):
-                self.run(store.revoke(token))
-            return
+        (name,) = (name for name, held in self.families.items() if held is known.family)
         self.told.clear()
-        family = self.run(store.revoke(token))
-        if family is None:
-            assert known.lost or self.now >= known.remembered_until()
-            assert self.told == []
-        else:
-            assert self.families[family] is known.family
-            assert self.told == [FamilyChange(family, revoked=True)]
-            if known.family.revoked_at is None:
-                known.family.revoked_at = self.now
-
-    @rule(token=tickets, number=st.integers(0, 1))
-    def find_credential_dead(self, token, number):
-        known = self.known.get(token)
-        if known is None:
-            return
-        store, _ = self.pick(number)
-        (family,) = (name for name, held in self.families.items() if held is known.family)
+        revoking = store.revoke_family(name) if by_its_name else store.revoke(token)
         if not store.revocable:
             with pytest.raises(Unsupported):
-                self.run(store.revoke_family(family))
+                self.run(revoking)
             return
-        self.run(store.revoke_family(family))
+        revoked = self.run(revoking)
+        if not self.told:
+            assert revoked is None
+            assert known.lost or self.now >= known.remembered_until()
+            return
+        assert revoked == (None if by_its_name else name)
+        assert self.told == [FamilyChange(name, revoked=True)]
         if known.family.revoked_at is None:
             known.family.revoked_at = self.now
 
     @rule(token=tickets, place=st.integers(0, 200), character=st.sampled_from("Az09-_.~="))
-    def forge(self, token, place, character):
+    def forge_or_show_elsewhere(self, token, place, character):
+        """What is no ticket here, and one that is none there: nothing that is done to it has consequences."""
         place %= len(token)
         forged = token[:place] + character + token[place + 1 :]
-        if forged not in self.known:
-            for attempt in (self.stores[0].look_up, self.stores[0].consume, self.stores[0].renew):
-                with pytest.raises(UnknownTicket):
-                    self.run(attempt(forged))
+        self.told.clear()
+        for store, wrong in ((self.stores[0], forged), (self.stranger, token)):
+            if store is self.stranger or wrong not in self.known:
+                for attempt in (store.look_up, store.consume, store.renew):
+                    with pytest.raises(UnknownTicket):
+                        self.run(attempt(wrong))
+                if store.revocable:
+                    assert self.run(store.revoke(wrong)) is None
+        assert self.told == []
 
+    @precondition(lambda self: self.some_left())
     @rule(steps=st.integers(1, 6))
     def wait(self, steps):
         self.now += steps * STEP
         self.passes(steps * STEP)
 
+    @precondition(lambda self: self.some_left())
     @rule(number=st.integers(0, 1))
     def restart(self, number):
         number %= self.servers
@@ -407,9 +425,13 @@ class MemoryOrders(Orders):
     def make(self):
         return type(self).kind()
 
+    def make_stranger(self):
+        return self.make()
+
 
 class RedisOrders(Orders):
     servers = 2
+    prefix = "tickets of these:"
     redis: ClassVar[RedisServer]
 
     def begin(self):
@@ -418,30 +440,57 @@ class RedisOrders(Orders):
     def make(self):
         from jupyter_token_ws.login.redis import RedisTicketStore
 
-        return RedisTicketStore(url=self.redis.url, timeout=60.0)
+        return RedisTicketStore(url=self.redis.url, timeout=60.0, key_prefix=self.prefix)
+
+    def make_stranger(self):
+        stranger = self.make()
+        stranger.key_prefix = "of others:"
+        return stranger
 
     def passes(self, seconds):
         self.redis.advance(seconds)
 
+    @precondition(lambda self: self.some_left())
+    @rule(token=Orders.tickets, everything=st.sampled_from([False] * 9 + [True]))
+    def redis_forgets(self, token, everything):
+        """A family under memory pressure, say, or all in a restart."""
+        known = self.known[token]
+        if everything:
+            self.redis.clear()
+        else:
+            (family,) = (name for name, held in self.families.items() if held is known.family)
+            with self.redis.client() as client:
+                client.delete(f"{self.prefix}family:{family}")
+        for lost in self.known.values() if everything else known.family.tickets:
+            lost.lost = True
+
 
 class SealedOrders(Orders):
     rotates = True
+    kind: ClassVar[type[SealedTicketStore]] = SealedTicketStore
 
     def begin(self):
         self.keys = [secrets.token_urlsafe(32)]
 
     def make(self):
-        from jupyter_token_ws.login.sealed import SealedTicketStore
+        return self.sealed("https://host/user/ann/")
 
+    def make_stranger(self):
+        return self.sealed("https://host/user/bob/")
+
+    def sealed(self, server):
+        """A server that has the keys."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("JUPYTER_TOKEN_WS_TICKET_KEYS", "\n".join(self.keys))
-            return SealedTicketStore(server="https://host/user/ann/")
+            return self.kind(server=server)
 
     def key(self):
         return self.keys[0]
 
     def rotate_keys(self, keep):
         self.keys = [secrets.token_urlsafe(32), *self.keys[:keep]]
+        self.stranger = self.make_stranger()
+        self.stranger.clock = lambda: self.now
         for known in self.known.values():
             known.lost = known.lost or known.key not in self.keys
 
@@ -524,13 +573,80 @@ def test_a_store_that_is_wrong_is_found_out(broken):
         run_state_machine_as_test(machine, settings=FIND)
 
 
+class OutlivesItsTime(SealedTicketStore):
+    async def look_up(self, token):
+        return self._open(token)
+
+
+class RenewsAtAnyTime(SealedTicketStore):
+    async def renew(self, token, *, max_age=None):
+        self.grace = MAX_AGE
+        return await super().renew(token, max_age=max_age)
+
+
+class NeverEnds(SealedTicketStore):
+    def _open(self, token):
+        ticket = super()._open(token)
+        return replace(ticket, family_ends_at=ticket.issued_at + MAX_RENEWAL)
+
+
+class WidensTheAudience(SealedTicketStore):
+    async def renew(self, token, *, max_age=None):
+        issued = await super().renew(token, max_age=max_age)
+        return replace(issued, token=self._seal(replace(issued.ticket, audience=None)))
+
+
+class TakesRetiredKeys(SealedTicketStore):
+    ever: ClassVar[dict[bytes, Any]] = {}
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.ever.update(self._keys)
+        self._keys = self.ever
+
+
+class SealsWithTheOldest(SealedTicketStore):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._sealing = next(iter(self._keys))
+
+
+class TakesWhatIsForOthers(SealedTicketStore):
+    def _bound(self, name):
+        return name
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        OutlivesItsTime,
+        RenewsAtAnyTime,
+        NeverEnds,
+        WidensTheAudience,
+        TakesRetiredKeys,
+        SealsWithTheOldest,
+        TakesWhatIsForOthers,
+    ],
+)
+def test_a_sealed_store_that_is_wrong_is_found_out(broken):
+    machine = type(f"{broken.__name__}Orders", (SealedOrders,), {"kind": broken})
+    with pytest.raises((AssertionError, TicketError, pytest.fail.Exception)):
+        run_state_machine_as_test(machine, settings=FIND)
+
+
 @pytest.mark.requires("redis-server", "redis-server")
 @pytest.mark.parametrize(
     ("script", "part", "instead"),
     [
         ("_GET", "if family[2] then return {'revoked'} end", ""),
         ("_GET", "if kept[2] - now <= 0 then return {'expired'} end", ""),
+        (
+            "_GET",
+            "if not family[1] then return {'unknown'} end",
+            "family[1] = family[1] or now + 1",
+        ),
         ("_GET", "redis.call('HSET', KEYS[1], 'used', ARGV[2])", ""),
+        ("_GET", "kept[3] == '1' and", ""),
         ("_PUT", "left = math.min(left, ends - now)", ""),
         ("_PUT", "keep_until(KEYS[3], math.min(old[2], now + ARGV[6]))", ""),
         ("_FAMILY", "if redis.call('HEXISTS', KEYS[1], 'revoked') == 1 then return 0 end", ""),
