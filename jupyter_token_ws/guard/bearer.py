@@ -216,6 +216,7 @@ class _Watched(StandIn):
             ticket = _ticket(handler)
             if ticket is not None:
                 return await self._by(ticket)
+            remove_tickets(handler.request)  # beside another credential
         if not any(shown):
             return await ask(provider, handler)
         throttle, request = Guard.of(handler.application).throttle, handler.request

@@ -208,7 +208,10 @@ async def test_C6_3_C2_3_no_handler_sees_a_ticket_or_what_is_behind_it(door):
     assert read(answer)["Authorization"] is None
     # Neither one that is not what let the client in.
     answer = await door.fetch(f"seen?token={door.token}", bears(token))
-    assert answer.status == 200
+    assert (read(answer)["Authorization"], read(answer)["token"]) == (None, True)
+    page = f"http://{door.host}/?token={token}"
+    answer = await door.fetch("seen", {"Authorization": f"token {door.token}", "Referer": page})
+    assert token not in read(answer)["Referer"]
     handlers: list[Socket] = []
     door.add("echo", Socket, seen=handlers)
     async with await door.knock(f"echo?token={token}", offer(door.token), {}) as socket:
