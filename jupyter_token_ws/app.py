@@ -413,9 +413,8 @@ class TokenWebSocketApp(ExtensionApp):
             return
         server, kind = cast("ServerApp", self.serverapp), _STORES[self.ticket_store]
         options: dict[str, Any] = {}
-        if kind is SealedTicketStore and "server" not in self.config.SealedTicketStore:
-            # Of two servers that share a key neither takes the other's tickets, unless they are told so.
-            options["server"] = f"{socket.gethostname()} {server.ip}:{server.port}{server.base_url}"
+        if kind is SealedTicketStore:
+            options["server"] = self._name_for_tickets()
         try:
             store = kind(parent=self, log=self.log, **options)
             directory = self._directory_of(store)
@@ -438,6 +437,12 @@ class TokenWebSocketApp(ExtensionApp):
         if self.link_ticket:
             login.links = link.Links(login, server, self.link_age)
             login.links.install()
+
+    def _name_for_tickets(self) -> str:
+        """Of two servers that share a key neither takes the other's tickets, unless they are told so."""
+        chosen: str = self.config.SealedTicketStore.get("server", "")
+        server = cast("ServerApp", self.serverapp)
+        return chosen or f"{socket.gethostname()} {server.ip}:{server.port}{server.base_url}"
 
     def _directory_of(self, store: TicketStore) -> ServerDirectory | None:
         kind = _DIRECTORIES[self.server_directory]
@@ -500,10 +505,13 @@ class TokenWebSocketApp(ExtensionApp):
             rest.add_to_pages(self._application.settings)
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
-        """What came since: loggers, and extensions that set the page hook for themselves."""
+        """What came since: loggers, the port where another was taken, and extensions that set the page hook
+        for themselves."""
         logs.install(self.log)
         login: Login | None = self._application.settings.get(LOGIN)
         if login is not None:
+            if isinstance(login.store, SealedTicketStore):
+                login.store.server = self._name_for_tickets()
             await login.store.start()
         if self.enabled:
             rest.add_to_pages(self._application.settings)

@@ -110,6 +110,18 @@ async def test_C6_6_sealed_tickets_say_what_they_cannot(sealing, door):
     await enters(door, read(renewed)["token"])
 
 
+@pytest.mark.parametrize("chosen", ["", "of two"])
+async def test_C6_6_a_sealed_ticket_names_the_port_that_the_server_got(sealing, door, chosen):
+    """It may not be the one in the configuration: another server may have that."""
+    [app] = door.app.extension_manager.extension_apps["jupyter_token_ws"]
+    store: Any = Login.of(door.app.web_app.settings).store
+    app.config.SealedTicketStore.server = chosen
+    for port in (23456, 23457):
+        door.app.port = port
+        await app._start_jupyter_server_extension(door.app)
+        assert (chosen or f":{port}{door.base}") in store.server
+
+
 async def test_C6_6_a_sealed_ticket_names_its_server(sealing, door):
     store: Any = Login.of(door.app.web_app.settings).store
     assert store.server.endswith(door.base)
