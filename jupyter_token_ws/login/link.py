@@ -276,6 +276,8 @@ class SignInHandler(JupyterHandler):
     async def prepare(self) -> None:  # type: ignore[override] # upstream's argument is for websockets
         """Nothing secret over plain HTTP, where that is not wanted."""
         self.set_header("Cache-Control", "no-store")
+        # With less than that a browser says of our own form that it is from nowhere.
+        self.set_header("Referrer-Policy", "same-origin")
         if Guard.of(self.application).lacks_tls(self.request):
             self._refuse(Refused("tls_required"), form="")
             return
@@ -295,6 +297,9 @@ class SignInHandler(JupyterHandler):
     @allow_unauthenticated
     async def post(self) -> None:
         """Sign the browser in and send it on. One that is signed in already goes on with any link."""
+        if not self.check_origin():
+            self._refuse(Refused("forbidden"), form="")
+            return
         try:
             user = await self._links.redeem(self, self.get_body_argument("ticket", ""))
         except Refused as error:
