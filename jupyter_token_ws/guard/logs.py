@@ -13,6 +13,8 @@ from functools import lru_cache
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, cast
 
+from jupyter_token_ws.protocol.tickets import PREFIX
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -36,6 +38,8 @@ _RULES = tuple(
         # A URL's parameter, also of a URL inside another one's parameter, however often encoded:
         # an encoded `&` may be part of the token there.
         rf"({_PARAMETER}(?:=|%(?:25)*3d))(?!\[secret)(?:{_IN_URL})*(?:(?![{_CLOSING}]){_IN_URL})",
+        # A ticket, wherever it stands: it can be told by its form.
+        rf"({PREFIX})[a-z0-9_.-]{{20,}}",
         # Arguments and JSON, as they are printed.
         rf"(['\"]token\\*['\"]\s*:\s*)(?:{_PRINTED}|\\+[^\r\n]*)",
         # The header: what is in quotes, else the rest of the line.
@@ -57,7 +61,7 @@ def printable(text: str) -> str:
 def scrub(text: str) -> str:
     """A text with every token in it replaced."""
     lowered = text.lower()
-    if not any(word in lowered for word in ("token", "bearer", "authorization", "%")):
+    if not any(word in lowered for word in ("token", "bearer", "authorization", "%", PREFIX)):
         return text  # most lines, and logging is on every request's path
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)

@@ -18,6 +18,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from jupyter_token_ws.guard import logs
 from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER, encode_token
+from jupyter_token_ws.protocol.tickets import PREFIX, write_ticket
 from tests.support.door import EVENTS, Socket, errors, refusals
 from tests.support.knock import bearing
 
@@ -373,6 +374,16 @@ def test_C1_2_C2_3_no_token_survives_in_any_template(token, template, before):
     # Not even its end: both ends are letters, which no way of printing changes.
     assert "canary" not in scrubbed
     assert f"{token[-4:]}" not in scrubbed.replace(logs.SECRET, "")
+    assert logs.scrub(scrubbed) == scrubbed
+
+
+@pytest.mark.parametrize("ticket", [write_ticket(b"canary--" * 4), f"{PREFIX}s1.{'-canary_' * 40}"])
+@pytest.mark.parametrize(
+    "text", ["{}", "200 GET /x?ticket={} (::1)", "('{}',)", "{!r}: no", "a/{}/b"]
+)
+def test_C2_3_a_ticket_is_taken_out_wherever_it_stands(ticket, text):
+    scrubbed = logs.scrub(text.format(ticket))
+    assert scrubbed == text.replace("{!r}", "'{}'").format(f"{PREFIX}{logs.SECRET}")
     assert logs.scrub(scrubbed) == scrubbed
 
 
