@@ -115,6 +115,15 @@ async def test_under_identity_providers_with_a_login_cookie(door):
     assert (await door.fetch("api/me", {"Cookie": cookie_of(answer)})).status == 200
 
 
+CLOSED = config(STOCK, link_ticket=True)
+CLOSED["ServerApp"]["allow_unauthenticated_access"] = False
+
+
+@pytest.mark.parametrize("jp_server_config", [CLOSED])
+async def test_where_nothing_is_open_to_strangers(door):
+    assert cookie_of(await post(door, ticket_in(door.app.public_url)))
+
+
 async def test_one_that_is_used_while_it_is_judged(door, monkeypatch):
     shown, links = ticket_in(door.app.public_url), links_of(door)
     judged = identity.ask_behind
