@@ -27,6 +27,8 @@ MOST = 10_000
 """Cookies that are remembered; beyond that the oldest one is forgotten. Only good ones get here."""
 
 DAY = 24 * 3600
+COOKIE_DAYS = 31
+"""For so long tornado takes a signed cookie, if it is told nothing else."""
 
 
 class SignedOut:
@@ -86,7 +88,8 @@ class SignedOut:
         """Somebody signs out, or has a cookie that is good for nothing."""
         cookie = self._cookie(handler)
         # By the older of its two names, which tornado 6.2 knows.
-        if cookie is not None and handler.get_secure_cookie(cookie[0]) is not None:
+        options = self._provider.get_secure_cookie_kwargs
+        if cookie is not None and handler.get_secure_cookie(cookie[0], **options) is not None:
             self._deny(*cookie)
         self._clear(handler)
 
@@ -108,9 +111,10 @@ class SignedOut:
 
     def _deny(self, name: str, value: str) -> None:
         digest = self._guard.digest(f"{name}={value}")
-        days = self._provider.cookie_options.get("expires_days", 30)
+        # Not when the browser forgets it, but when a copy is no good any more.
+        days = float(self._provider.get_secure_cookie_kwargs.get("max_age_days", COOKIE_DAYS))
         self._until.pop(digest, None)
-        self._until[digest] = self._clock() + DAY * max(1.0, float(days or 30))
+        self._until[digest] = self._clock() + DAY * days
         if len(self._until) > MOST:
             self._until.popitem(last=False)
         self._end(f"{name}={value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from jupyter_server.auth.identity import PasswordIdentityProvider
 from jupyter_server.auth.security import passwd
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
-from tornado.web import create_signed_value
+from tornado.web import create_signed_value, decode_signed_value
 
 from jupyter_token_ws.login import signed_out
 from jupyter_token_ws.login.service import Login
@@ -127,12 +128,31 @@ async def test_what_is_no_good_cookie_is_not_remembered(door, monkeypatch):
     assert await enters(door, mine) == (True, True)
 
 
-async def test_a_cookie_is_denied_until_it_would_expire(door, monkeypatch, clock):
+async def test_C6_7_an_old_cookie_that_is_still_good_is_denied_too(door):
+    provider = door.app.identity_provider
+    name, _, value = (await door.login_cookie()).partition("=")
+    then = time.time() - 40 * signed_out.DAY
+    content = decode_signed_value(door.app.web_app.settings["cookie_secret"], name, value)
+    old = create_signed_value(
+        door.app.web_app.settings["cookie_secret"], name, content, clock=lambda: then
+    )
+    cookie = f"{name}={old.decode()}"
+    provider.get_secure_cookie_kwargs = {"max_age_days": 365}
+    assert await enters(door, cookie) == (True, True)
+    await sign_out(door, cookie)
+    assert await enters(door, cookie) == (False, False)
+
+
+@pytest.mark.parametrize("days", [None, 365])
+async def test_a_cookie_is_denied_until_it_would_expire(door, monkeypatch, clock, days):
     mine = await door.login_cookie()
     clock.now = 2_000_000_000.0
     monkeypatch.setattr(denied(door), "_clock", clock)
+    if days:
+        door.app.identity_provider.get_secure_cookie_kwargs = {"max_age_days": days}
     await sign_out(door, mine)
-    clock.now += 30 * signed_out.DAY - 1
+    # As long as tornado takes it, whatever the browser was told.
+    clock.now += (days or 31) * signed_out.DAY - 1
     assert await enters(door, mine) == (False, False)
     clock.now += 1
     assert await enters(door, mine) == (True, True)  # by tornado's own clock it is good still
