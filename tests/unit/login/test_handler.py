@@ -930,6 +930,8 @@ async def test_C6_4_a_ticket_gives_no_other(door):
         await ask(door, "POST", {"max_age": 9999}, **bears(token)),
         await ask(door, "POST", {"token": token}),
         await ask(door, "POST", {"renew": True}, **bears(door.token)),
+        await ask(door, "POST", {"renew": True, "audience": ["api"]}, **bears(token)),
+        await ask(door, "POST", {"renew": True, "single_use": False}, **bears(token)),
     ):
         assert (answer.status, read(answer)["status"]) == (400, "bad_request")
     for answer in (
@@ -1090,6 +1092,14 @@ async def test_C2_5_cookies_stay_as_they_are(door):
         await ask(door, "POST", **bears(door.token), **bad),
     ):
         assert answer.status == 200
+        assert "set-cookie" not in answer.headers
+    for answer in (
+        await ask(door, **bad),
+        await ask(door, "POST", **bad),
+        await ask(door, "POST", {"token": BAD}, **bad),
+        await ask(door, "POST", {"renew": True}, **bears(NOBODY), **bad),
+    ):
+        assert answer.status == 403
         assert "set-cookie" not in answer.headers
 
 
