@@ -133,6 +133,7 @@ async def test_C6_7_an_old_cookie_that_is_still_good_is_denied_too(door):
     name, _, value = (await door.login_cookie()).partition("=")
     then = time.time() - 40 * signed_out.DAY
     content = decode_signed_value(door.app.web_app.settings["cookie_secret"], name, value)
+    assert content is not None
     old = create_signed_value(
         door.app.web_app.settings["cookie_secret"], name, content, clock=lambda: then
     )
