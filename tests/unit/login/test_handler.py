@@ -21,6 +21,7 @@ from jupyter_token_ws.login.service import Login
 from jupyter_token_ws.protocol.capabilities import capabilities_schema
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from jupyter_token_ws.protocol.tickets import PREFIX
+from tests.support.authorizers import NoEvents
 from tests.support.door import EVENTS, Answer, Door, Socket
 from tests.support.knock import bearing
 from tests.support.providers import (
@@ -864,6 +865,14 @@ async def test_C6_5_it_is_not_used_up_by_what_is_refused(door):
     origin = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
     assert await slug(door, token, "terminals/websocket/1", **origin) == "wrong_audience"
     assert await slug(door, token, "nothing") == "not_found"
+    async with await door.knock(EVENTS, offer(token), {"Host": "evil.example"}) as socket:
+        assert socket.status == 403
+    settings = door.app.web_app.settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            settings, "authorizer", NoEvents(identity_provider=door.app.identity_provider)
+        )
+        assert await slug(door, token) == "forbidden"
     door.guard.options = type(door.guard.options)(max_connections=1)
     async with await door.knock(EVENTS, offer(door.token)):
         assert await slug(door, token) == "too_many_connections"
