@@ -42,6 +42,8 @@ how-to/use-it-from-your-client
 how-to/close-with-a-reason
 how-to/configure
 how-to/limit-and-require-tls
+how-to/redis
+how-to/sealed-keys
 how-to/jupyterhub
 how-to/size-it-for-your-server
 ```

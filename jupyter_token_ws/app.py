@@ -433,7 +433,9 @@ class TokenWebSocketApp(ExtensionApp):
             self.guard,
             server.identity_provider,
             functools.partial(login.watch.end, cause="logout"),
+            store.denials,
         )
+        store.share_limits(self.guard.throttle)
         if self.link_ticket:
             login.links = link.Links(login, server, self.link_age)
             login.links.install()

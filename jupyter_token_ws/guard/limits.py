@@ -121,8 +121,10 @@ class Pace:
     ) -> None:
         self.longest = longest
         self.max_addresses = max_addresses
-        self._every = window / burst
-        self._ahead = window - self._every
+        self.every = window / burst
+        """Seconds from one turn to the next."""
+        self.ahead = window - self.every
+        """Seconds of turns that may be taken at once, after the first."""
         # When all turns of an address will be back (the theoretical arrival time of GCRA, ITU-T I.371).
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
@@ -132,10 +134,10 @@ class Pace:
     def take(self, address: str, now: float) -> tuple[bool, float]:
         """Take a turn: whether there is one, and in how many seconds; else when to ask again."""
         full_at = max(self._full_at.get(address, now), now)
-        wait = max(0.0, full_at - self._ahead - now)
+        wait = max(0.0, full_at - self.ahead - now)
         if wait > self.longest:
             return False, wait - self.longest
-        self._full_at[address] = full_at + self._every
+        self._full_at[address] = full_at + self.every
         self._full_at.move_to_end(address)
         if len(self._full_at) > self.max_addresses:
             self._full_at.popitem(last=False)
@@ -144,4 +146,30 @@ class Pace:
     def give_back(self, address: str) -> None:
         """The attempt was right."""
         if address in self._full_at:
-            self._full_at[address] -= self._every
+            self._full_at[address] -= self.every
+
+
+class PaceStore(Protocol):
+    """Where attempts are paced: here, or in one place for several servers."""
+
+    async def take(self, address: str) -> tuple[bool, float]:
+        """As ``Pace.take``, now."""
+
+    def give_back(self, address: str) -> None:
+        """As ``Pace.give_back``."""
+
+
+class MemoryPace:
+    """Paces for this server alone."""
+
+    def __init__(self, table: Pace, clock: Callable[[], float] = time.monotonic) -> None:
+        self.table = table
+        self._clock = clock
+
+    async def take(self, address: str) -> tuple[bool, float]:
+        """See ``PaceStore``."""
+        return self.table.take(address, self._clock())
+
+    def give_back(self, address: str) -> None:
+        """See ``PaceStore``."""
+        self.table.give_back(address)

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .addresses import Proxies, limit_key, peer
-from .limits import Attempts, AttemptStore, MemoryAttempts, Pace, Remembered
+from .limits import (
+    Attempts,
+    AttemptStore,
+    MemoryAttempts,
+    MemoryPace,
+    Pace,
+    PaceStore,
+    Remembered,
+)
 from .refusal import Refused
 
 if TYPE_CHECKING:
@@ -53,7 +61,9 @@ class Throttle:
         self.proxies = proxies
         self.store = store or MemoryAttempts(Attempts(burst, window), clock)
         self.remembered = Remembered(memory)
-        self.pace = Pace(burst, window, longest) if burst > 0 and window > 0 else None
+        self.pace: PaceStore | None = None
+        if burst > 0 and window > 0:
+            self.pace = MemoryPace(Pace(burst, window, longest), clock)
         self._digest = digest
         self._log = log
         self._limited = burst > 0
@@ -93,7 +103,7 @@ class Throttle:
         # Anybody can make up the header of a proxy, and a password can be guessed: then all who come by
         # one connection's address wait together.
         client = self.client(request) or limit_key(peer(request))
-        turn, seconds = pace.take(client, self._clock())
+        turn, seconds = await pace.take(client)
         if not turn:
             raise Refused("too_many_attempts", max(1, math.ceil(seconds)))
         if seconds:

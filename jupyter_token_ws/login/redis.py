@@ -9,7 +9,7 @@ pressure or in a restart, makes tickets invalid, never valid.
 
 Keys, below ``key_prefix``: ``ticket:{name}`` and ``family:{family}``, both hashes, both with an expiry. A
 family has fields of its own, and one for each of its tickets: until when that is good. ``changes`` is the
-channel where revocations and renewals are announced.
+channel where revocations, renewals and logouts are announced. What else servers share: ``redis_shared``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from traitlets import Float, Integer, TraitError, Unicode, default, validate
 
+from jupyter_token_ws.guard.limits import MemoryAttempts, MemoryPace
+
+from .redis_shared import (
+    CLOCK,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    SharedAttempts,
+    SharedDenials,
+    SharedPace,
+)
 from .secrecy import AesGcm
 from .store import Held, KeepingStore
 from .tickets import (
@@ -39,6 +49,9 @@ from .tickets import (
     UsedTicket,
 )
 
+if TYPE_CHECKING:
+    from jupyter_token_ws.guard.throttle import Throttle
+
 URL_VARIABLE = "JUPYTER_TOKEN_WS_REDIS_URL"
 """The environment variable with the address of Redis, for those who keep its password there."""
 
@@ -47,11 +60,9 @@ _MISSING = (
     " Without it there is the store in memory."
 )
 
-# Milliseconds of Redis's clock, which every script reads once.
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function whole(number) return string.format('%.0f', number) end
+_NOW = (
+    CLOCK
+    + """
 local function left_of(family)
   local left, fields = 0, redis.call('HGETALL', family)
   for at = 1, #fields, 2 do
@@ -63,6 +74,7 @@ local function left_of(family)
   return left
 end
 """
+)
 
 # KEYS: ticket. ARGV: prefix of families, a mark of who uses it, or nothing to look only.
 _GET = (
@@ -138,7 +150,6 @@ _REFUSED: Mapping[bytes, type[TicketError]] = {
 }
 
 _RETRY_AFTER = 5
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
 class RedisTicketStore(KeepingStore):
@@ -212,10 +223,11 @@ class RedisTicketStore(KeepingStore):
         self._redis: Any = library.Redis(connection_pool=pool)
         self._pool: Any = pool
         self._get_script, self._put_script, self._revoke_script, self._family_script = (
-            self._redis.register_script(text) for text in (_GET, _PUT, _REVOKE, _FAMILY)
+            self.script(text) for text in (_GET, _PUT, _REVOKE, _FAMILY)
         )
         self._down = False
-        self._listening: asyncio.Task[None] | None = None
+        self._shared = SharedDenials(self, self.denials, self._channel, self._logger)
+        self._running: list[asyncio.Task[None]] = []
 
     def _ticket_key(self, name: str) -> str:
         return f"{self.key_prefix}ticket:{name}"
@@ -228,27 +240,57 @@ class RedisTicketStore(KeepingStore):
         return f"{self.key_prefix}changes"
 
     async def start(self) -> None:
-        """Begin to listen for what other servers do."""
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
+        """Begin to listen for what other servers do; who signed out there is known then, if Redis answers."""
+        if not self._running:
+            with suppress(StoreUnavailable):
+                await self._shared.sync()
+            self._running = [
+                asyncio.create_task(each) for each in (self._listen(), self._shared.keep_telling())
+            ]
 
     async def close(self) -> None:
         """Give the connections back."""
-        listening, self._listening = self._listening, None
-        if listening is not None:
-            listening.cancel()
+        running, self._running = self._running, []
+        for task in running:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await listening
+                await task
         with suppress(*self._errors):
             await self._redis.aclose()
             await self._pool.disconnect()
 
-    async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
-        """An answer of Redis within ``timeout``. Raises ``StoreUnavailable``."""
+    def share_limits(self, throttle: Throttle) -> None:
+        """Count wrong credentials and passwords for all servers that share this Redis."""
+        if isinstance(throttle.store, MemoryAttempts):
+            throttle.store = SharedAttempts(self, throttle.store)
+        if isinstance(throttle.pace, MemoryPace):
+            throttle.pace = SharedPace(self, throttle.pace)
+
+    def script(self, text: str) -> Any:
+        """A script, to be run with ``run``."""
+        return self._redis.register_script(text)
+
+    async def run(
+        self,
+        script: Any,
+        keys: Sequence[str],
+        args: Sequence[Any] = (),
+        within: float | None = None,
+    ) -> Any:
+        """What a script answers. Raises ``StoreUnavailable``, after ``within`` or ``timeout`` seconds at the
+        latest."""
+        return await self._ask(lambda: script(keys=list(keys), args=list(args)), within)
+
+    async def _ask(
+        self, question: Callable[[], Awaitable[Any]], within: float | None = None
+    ) -> Any:
+        """An answer of Redis. Raises ``StoreUnavailable``."""
+        seconds = self.timeout if within is None else min(within, self.timeout)
         try:
-            answer = await asyncio.wait_for(question(), self.timeout)
+            answer = await asyncio.wait_for(question(), seconds)
         except self._errors as error:
-            self._is_down(error)
+            if within is None:
+                self._is_down(error)
             # Not chained: whoever shows the error to a client shows nothing of the network.
             raise StoreUnavailable(retry_after=_RETRY_AFTER) from None
         if self._down:
@@ -264,9 +306,6 @@ class RedisTicketStore(KeepingStore):
                 type(error).__name__,
             )
 
-    async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
-        return await self._ask(lambda: script(keys=list(keys), args=list(args)))
-
     async def _put(
         self, name: str, held: Held, *, retire: str | None = None, grace: float = 0.0
     ) -> Held:
@@ -276,7 +315,7 @@ class RedisTicketStore(KeepingStore):
         seconds = (held.left, held.family_left, grace, self.remembered)
         times = [max(0, int(1000 * number)) for number in seconds]
         single = int(held.single_use)
-        answer = await self._run(
+        answer = await self.run(
             self._put_script, keys, [held.family, held.box, single, *times, self._channel]
         )
         if answer[0] != b"good":
@@ -287,7 +326,7 @@ class RedisTicketStore(KeepingStore):
     async def _get(self, name: str, use: bool) -> Held:
         # The mark is the caller's own: asked twice, for the first answer was lost, Redis says yes twice.
         mark = secrets.token_hex(8) if use else ""
-        answer = await self._run(
+        answer = await self.run(
             self._get_script, [self._ticket_key(name)], [self._family_key(), mark]
         )
         if answer[0] != b"good":
@@ -306,9 +345,7 @@ class RedisTicketStore(KeepingStore):
 
     async def _revoke_there(self, family: str) -> bool:
         return bool(
-            await self._run(
-                self._revoke_script, [self._family_key(family)], [family, self._channel]
-            )
+            await self.run(self._revoke_script, [self._family_key(family)], [family, self._channel])
         )
 
     async def revoke_family(self, family: str) -> None:
@@ -318,24 +355,24 @@ class RedisTicketStore(KeepingStore):
 
     async def family(self, family: str) -> FamilyState:
         """What became of a family."""
-        left = await self._run(self._family_script, [self._family_key(family)])
+        left = await self.run(self._family_script, [self._family_key(family)])
         return FamilyState(left > 0, self.clock() + left / 1000 if left else 0.0)
 
     async def _listen(self) -> None:
         """Hear of changes as long as the store is used, whatever happens to the connection."""
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
                     await asyncio.wait_for(pubsub.subscribe(self._channel), self.timeout)
-                    pause = _FIRST_PAUSE
+                    pause = FIRST_PAUSE
                     await self._hear(pubsub)
             except self._errors as error:
                 self._is_down(error)
             except Exception:  # or nobody would ever hear of a revocation again
                 self._logger.exception("Listening for changes of tickets failed, trying again")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _hear(self, pubsub: Any) -> NoReturn:
         """Pass on what the channel says. Ends with an error only."""
@@ -349,6 +386,7 @@ class RedisTicketStore(KeepingStore):
             elif message["type"] == "subscribe":
                 # Also when the library connects anew by itself: nobody knows what was said meanwhile.
                 self._tell(FamilyChange(None))
+                self._shared.compare()
             elif message["type"] == "message":
                 self._told(message["data"])
             asked = message is None
@@ -360,6 +398,8 @@ class RedisTicketStore(KeepingStore):
                 self._tell(FamilyChange(family, revoked=True))
             case ["renewed", family, left] if left.isascii() and left.isdigit():
                 self._tell(FamilyChange(family, expires_at=self.clock() + int(left) / 1000))
+            case _ if self._shared.told(words):
+                pass
             case _:  # of a newer version of ours, perhaps
                 self._logger.debug("Something on the channel of changes that is not understood")
 

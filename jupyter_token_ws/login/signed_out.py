@@ -1,14 +1,12 @@
 """Who signed out stays out (C6.7): their cookie is denied until it would expire, and its sockets close.
 
 Upstream's login cookie is signed and kept nowhere, so to delete it is a request to the browser; a copy of it
-goes on being good. Here its digest is remembered, in this process: after a restart it is forgotten. A changed
-password denies every cookie from before.
+goes on being good. Here its digest is remembered, in a table that the store of tickets may share with other
+servers. A changed password denies every cookie from before.
 """
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +15,22 @@ from tornado.httputil import HTTPServerRequest
 
 from jupyter_token_ws.guard.credentials import CredentialSource
 
+from .denials import Denied, digest_of
+
 if TYPE_CHECKING:
     from tornado.web import RequestHandler
 
     from jupyter_token_ws.guard.core import Guard
     from jupyter_token_ws.guard.registry import OpenSocket
 
-MOST = 10_000
-"""Cookies that are remembered; beyond that the oldest one is forgotten. Only good ones get here."""
+    from .denials import Denials
 
 DAY = 24 * 3600
 COOKIE_DAYS = 31
 """For so long tornado takes a signed cookie, if it is told nothing else."""
+
+MAX_AGE_DAYS = 31
+"""How old a signed cookie may be where nobody says otherwise: tornado's own default."""
 
 
 class SignedOut:
@@ -40,8 +42,8 @@ class SignedOut:
     Args:
         guard: of the server.
         provider: of the server.
-        on_denied: told of the open sockets of a cookie that is denied from now on, and may end them.
-        clock: seconds since the epoch.
+        on_denied: told of the open sockets of cookies that are denied from now on, and may end them.
+        denials: what is denied, here and on servers that share it.
     """
 
     def __init__(
@@ -49,15 +51,13 @@ class SignedOut:
         guard: Guard,
         provider: IdentityProvider,
         on_denied: Callable[[list[OpenSocket]], None],
-        clock: Callable[[], float] = time.time,
+        denials: Denials,
     ) -> None:
         self._guard = guard
         self._provider = provider
         self._on_denied = on_denied
-        self._clock = clock
-        self._until: OrderedDict[str, float] = OrderedDict()
-        self._since = 0
-        """Cookies that were signed before are denied: seconds since the epoch."""
+        self.denials = denials
+        denials.on_news = self._end
         self._get_user = provider.get_user
         self._clear = provider.clear_login_cookie
         changed: Any = provider
@@ -71,35 +71,33 @@ class SignedOut:
     def opened(self, socket: OpenSocket) -> None:
         """A socket opened: somebody may have signed out since its cookie was looked at."""
         self._opened(socket)
-        if (self._until or self._since) and self.concerns(socket, None):
+        if self.denials.any and self.concerns(socket):
             self._on_denied([socket])
 
     # -- before the provider -----------------------------------------------------------------------
 
     def get_user(self, handler: RequestHandler) -> User | Awaitable[User | None] | None:
         """The provider's answer, to a request without a cookie that is denied."""
-        if self._until or self._since:
+        if self.denials.any:
             cookie = self._cookie(handler)
-            if cookie is not None and self.denies(*cookie):
+            if cookie is not None and self.denials.denies(*cookie):
                 remove_cookie(handler.request, cookie[0])
         return self._get_user(handler)
 
     def clear_login_cookie(self, handler: RequestHandler) -> None:
         """Somebody signs out, or has a cookie that is good for nothing."""
         cookie = self._cookie(handler)
-        # By the older of its two names, which tornado 6.2 knows.
-        options = self._provider.get_secure_cookie_kwargs
-        if cookie is not None and handler.get_secure_cookie(cookie[0], **options) is not None:
-            self._deny(*cookie)
+        if cookie is not None and self._is_good(handler, cookie[0]):
+            self.denials.deny(Denied({digest_of(*cookie): self._longest()}))
         self._clear(handler)
 
     def _on_password(self, change: Any) -> None:
         if change["old"]:
-            self._since = int(self._clock())
             self._guard.log.info(
                 "The password was changed: who signed in before has to do it again"
             )
-            self._end(None)
+            now = int(self.denials.clock())
+            self.denials.deny(Denied(before=now, seconds=self._longest()))
 
     # -- what is denied ----------------------------------------------------------------------------
 
@@ -109,54 +107,30 @@ class SignedOut:
         value = handler.get_cookie(name)
         return None if value is None else (name, value)
 
-    def _deny(self, name: str, value: str) -> None:
-        digest = self._guard.digest(f"{name}={value}")
-        # Not when the browser forgets it, but when a copy is no good any more.
-        days = float(self._provider.get_secure_cookie_kwargs.get("max_age_days", COOKIE_DAYS))
-        self._until.pop(digest, None)
-        self._until[digest] = self._clock() + DAY * days
-        if len(self._until) > MOST:
-            self._until.popitem(last=False)
-        self._end(f"{name}={value}")
+    def _is_good(self, handler: RequestHandler, name: str) -> bool:
+        # By the older of its two names, which tornado 6.2 knows.
+        kwargs = self._provider.get_secure_cookie_kwargs
+        return handler.get_secure_cookie(name, **kwargs) is not None
 
-    def _end(self, cookie: str | None) -> None:
-        registry = self._guard.registry
-        self._on_denied([socket for socket in registry if self.concerns(socket, cookie)])
+    def _longest(self) -> float:
+        """Seconds for which a cookie that was signed just now is good, whatever a browser does with it."""
+        days = self._provider.get_secure_cookie_kwargs.get("max_age_days", MAX_AGE_DAYS)
+        return DAY * float(days)
 
-    def denies(self, name: str, value: str) -> bool:
-        """Whether a cookie is denied."""
-        if signed_at(value) < self._since:
-            return True
-        digest = self._guard.digest(f"{name}={value}")
-        until = self._until.get(digest)
-        if until is None:
+    def _end(self) -> None:
+        self._on_denied([socket for socket in self._guard.registry if self.concerns(socket)])
+
+    def concerns(self, socket: OpenSocket) -> bool:
+        """Whether an open socket came by a cookie that is denied, or by a ticket for one."""
+        if socket.grant is not None:
+            if socket.grant.header != "Cookie":
+                return False
+            shown = (part.partition("=") for part in socket.grant.value.split("; "))
+            return any(self.denials.denies(name, value) for name, _, value in shown)
+        if socket.source is not CredentialSource.COOKIE:
             return False
-        if until <= self._clock():
-            del self._until[digest]
-            return False
-        return True
-
-    def concerns(self, socket: OpenSocket, cookie: str | None) -> bool:
-        """Whether an open socket came by a cookie, or by a ticket for it; ``None``: by any that is denied."""
-        shown = None
-        if socket.grant is not None and socket.grant.header == "Cookie":
-            shown = socket.grant.value
-        elif socket.source is CredentialSource.COOKIE:
-            shown = "=".join(self._cookie(socket.handler) or ())
-        if shown is None:
-            return False
-        if cookie is not None:
-            return shown == cookie
-        name, _, value = shown.partition("=")
-        return self.denies(name, value)
-
-
-def signed_at(value: str) -> float:
-    """When a cookie was signed, by the stamp in it (tornado's format 2); a time to come where there is
-    none."""
-    fields = value.split("|", 3)
-    _, _, stamp = fields[2].partition(":") if len(fields) == 4 else ("", "", "")
-    return int(stamp) if stamp.isdigit() and len(stamp) < 16 else float("inf")
+        cookie = self._cookie(socket.handler)
+        return cookie is not None and self.denials.denies(*cookie)
 
 
 def remove_cookie(request: HTTPServerRequest, name: str) -> None:

@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traitlets import Float, TraitError, validate
 from traitlets.config import LoggingConfigurable
@@ -28,6 +28,7 @@ from jupyter_token_ws.protocol.tickets import (
 )
 
 from . import secrecy
+from .denials import Denials
 from .tickets import (
     BadRequest,
     Credential,
@@ -43,6 +44,9 @@ from .tickets import (
     dump_ticket,
     load_ticket,
 )
+
+if TYPE_CHECKING:
+    from jupyter_token_ws.guard.throttle import Throttle
 
 Listener = Callable[[FamilyChange], None]
 
@@ -75,6 +79,8 @@ class TicketStore(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         self.clock: Callable[[], float] = time.time
         self._listeners: list[Listener] = []
+        self.denials = Denials(lambda: self.clock())  # noqa: PLW0108 - which may be replaced
+        """Cookies that are denied, wherever the store's tickets are good."""
         super().__init__(**kwargs)
 
     @validate("max_age", "max_renewal")
@@ -94,6 +100,9 @@ class TicketStore(LoggingConfigurable):
 
     async def close(self) -> None:
         """Let go of what the store holds open. It may be started again."""
+
+    def share_limits(self, throttle: Throttle) -> None:
+        """Count wrong credentials and passwords where tickets are kept, if that is for several servers."""
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with every change of a family, here or on another server; some twice.
