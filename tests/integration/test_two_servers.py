@@ -267,11 +267,11 @@ async def test_C6_6_a_redis_that_is_killed_lets_nobody_in_and_throws_nobody_out(
     assert mine
     lasting = ticket(one, max_age=300)
     once = ticket(one, single_use=True)
-    short = issue(two, max_age=20).json()
     async with AsyncExitStack() as stack:
         stay = [await pair.open(server, ticket=lasting) for server in pair.servers]
-        ending = [await pair.open(server, ticket=short["token"]) for server in pair.servers]
         by_cookie = await pair.open(two, cookie=mine)
+        short = issue(two, max_age=15).json()
+        ending = [await pair.open(server, ticket=short["token"]) for server in pair.servers]
         for client in (*stay, *ending, by_cookie):
             await stack.enter_async_context(client.knock)
         redis.kill()
