@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from .denials import Denials
 
 DAY = 24 * 3600
-COOKIE_DAYS = 31
-"""For so long tornado takes a signed cookie, if it is told nothing else."""
-
 MAX_AGE_DAYS = 31
 """How old a signed cookie may be where nobody says otherwise: tornado's own default."""
 
