@@ -123,6 +123,13 @@ class ServerDirectory(LoggingConfigurable):
         help="Seconds for which it is remembered whether a user's websockets belong to another server.",
     ).tag(config=True)
 
+    @validate("timeout", "memory")
+    def _finite(self, proposal: Any) -> Any:
+        if not math.isfinite(proposal["value"]):
+            name = f"{type(self).__name__}.{proposal['trait'].name}"
+            raise TraitError(f"{name} must be finite: {proposal['value']}")
+        return proposal["value"]
+
     def __init__(self, **kwargs: Any) -> None:
         self.base_url = "/"
         self.lifetimes = Lifetimes()

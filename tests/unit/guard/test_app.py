@@ -211,6 +211,8 @@ def test_what_is_wrong_is_named(name, value, says):
         ("MemoryTicketStore", {"max_tickets": -1}, {}),
         ("TicketStore", {"max_age": float("nan")}, {}),
         ("RedisTicketStore", {"ping_interval": float("nan")}, {"ticket_store": "redis"}),
+        ("ServerDirectory", {"timeout": float("nan")}, {"server_directory": "hub"}),
+        ("ServerDirectory", {"memory": float("inf")}, {"server_directory": "hub"}),
         ("StaticServerDirectory", {"servers": {"ann": "here"}}, {"server_directory": "static"}),
         ("HubServerDirectory", {"hub_api_url": "hub"}, {"server_directory": "hub"}),
     ],
