@@ -41,6 +41,7 @@ how-to/sign-in-from-your-page
 how-to/use-it-from-your-client
 how-to/close-with-a-reason
 how-to/configure
+how-to/log-in-from-a-terminal
 how-to/limit-and-require-tls
 how-to/redis
 how-to/sealed-keys

@@ -139,6 +139,8 @@ def test_every_page_is_in_the_index():
     targets = {link.partition("#")[0] for link in docs.links(read("docs/index.md"))}
     below = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
     assert below - {"index.md"} <= targets
+    contents = {f"{line}.md" for line in read("docs/conf.py").splitlines()}
+    assert below - {"index.md"} <= contents, "docs/conf.py has the contents that Sphinx shows"
 
 
 # -- that the checks can fail ------------------------------------------------------------------------
