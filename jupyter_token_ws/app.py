@@ -38,6 +38,7 @@ from .login.watch import Watch
 from .protocol.capabilities import CLOSE_REASONS
 from .protocol.reasons import Feature
 from .protocol.subprotocols import MAX_TOKEN_SIZE
+from .protocol.tickets import is_ticket
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
@@ -237,7 +238,7 @@ class TokenWebSocketApp(ExtensionApp):
     ).tag(config=True)
     link_age = Float(
         900,
-        help="Seconds that such a link is good, if it was not used before.",
+        help="Seconds that a link of link_ticket is good, if it was not used before.",
     ).tag(config=True)
 
     revalidate_interval = Float(
@@ -248,8 +249,9 @@ class TokenWebSocketApp(ExtensionApp):
     ).tag(config=True)
     revalidate_grace = Float(
         900,
-        help="Seconds that a websocket stays open while the identity provider fails to answer that; then it"
-        " is closed with 4503 unavailable. One by a ticket ends with that in any case.",
+        help="Seconds that a websocket stays open while the identity provider fails to answer what it is"
+        " asked every revalidate_interval; then it is closed with 4503 unavailable. One by a ticket ends"
+        " with its ticket in any case.",
     ).tag(config=True)
 
     bridge = Bool(
@@ -421,6 +423,10 @@ class TokenWebSocketApp(ExtensionApp):
         except (ImportError, KeyProblem, TraitError) as error:
             self._end(server, error)
             return
+        if is_ticket(getattr(server.identity_provider, "token", "") or ""):
+            self.log.warning(
+                "The server's token begins as tickets do, and is judged as one: choose another"
+            )
         login = Login(self.guard, store, directory=directory)
         login.watch = Watch(
             self.guard,

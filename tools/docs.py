@@ -238,7 +238,8 @@ def _options_of(base: type) -> str:
             continue
         rows = []
         for name, trait in sorted(kind.class_traits(config=True).items()):
-            value = _value(trait.default_value) if trait.default_value != "" else ""
+            default = trait.default()
+            value = _value(default) if default != "" else ""
             rows.append((f"`{name}`", value, _code_names(trait.help)))
         parts.append(f"### `{kind.__name__}`\n\n{table(('option', 'default', 'meaning'), rows)}")
     return "\n\n".join(parts)

@@ -37,6 +37,12 @@ PAGE_CONFIG = "tokenWebSocket"
 """Under which name JupyterLab and Notebook pages carry the document."""
 
 _PLACEHOLDER = re.compile(r"\{\w+\}")
+_TEXTS: dict[int, str] = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is too large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "a body must be JSON, with Content-Type: application/json",
+}
+"""What to say of a status of which the table of reasons knows only that something was not understood."""
+
 _ANSWER_HEADERS = ", ".join(
     (versions.HEADER, versions.SUPPORTED_HEADER, "ETag", "Link", "Retry-After")
 )
@@ -160,6 +166,7 @@ class ApiHandler(JupyterHandler):
             metrics.request_refused(error)
         else:
             slug = "forbidden" if status_code in (401, 403) else slug_for_status(status_code)
+            text = _TEXTS.get(status_code, "")
         self._common_headers()
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._methods()))

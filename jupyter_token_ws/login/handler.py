@@ -301,7 +301,7 @@ class LoginHandler(ApiHandler):
         """Whom a password is for, as the form of the login page judges it: by the cookie that it sets."""
         provider = self._provider
         if type(provider).process_login_form is IdentityProvider.process_login_form:
-            raise Refused("token_rejected")  # there are no passwords
+            raise Refused("token_rejected", text="there are no passwords here: log in with a token")
         right = await Guard.of(self.application).throttle.take_turn(self.request)
         form = detach(self, None)
         form.request.method = "POST"
@@ -315,7 +315,7 @@ class LoginHandler(ApiHandler):
                 raise
             user = None
         if user is None:
-            raise Refused("token_rejected")
+            raise Refused("token_rejected", text="the password is not valid here")
         right()
         form.current_user = cast("Any", form)._jupyter_current_user = user
         if isinstance(provider, LegacyIdentityProvider):

@@ -218,7 +218,8 @@ class RedisTicketStore(KeepingStore):
         except (TypeError, ValueError):
             # What the library says of it may show a part of the password.
             raise TraitError(
-                "RedisTicketStore.url is no address that the package redis understands"
+                "RedisTicketStore.url is no address that the package redis understands. One looks like"
+                " redis://localhost:6379/0 or unix:///run/redis/redis-server.sock"
             ) from None
         self._redis: Any = library.Redis(connection_pool=pool)
         self._pool: Any = pool

@@ -493,7 +493,9 @@ async def test_C5_4_a_body_that_is_not_json_is_415(door):
         headers = {} if kind is None else {"Content-Type": kind}
         answer = await door.fetch(CAPABILITIES, headers, body=b"a=b")
         assert answer.status == 415
-        assert json.loads(answer.body)["status"] == "bad_request"
+        told = json.loads(answer.body)
+        assert told["status"] == "bad_request"
+        assert "Content-Type: application/json" in told["message"]
         for json_kind in ("application/json", "Application/JSON; charset=utf-8"):
             answer = await door.fetch(CAPABILITIES, {"Content-Type": json_kind}, body=b"{}")
             assert answer.status == 200

@@ -617,9 +617,12 @@ async def test_C6_1_what_is_in_the_body_counts_alone(door):
     cookie = await door.login_cookie()
     headers = {"Cookie": f"_xsrf=x; {cookie}", "X_XSRFToken": "x"}
     assert (await ask(door, "POST", **headers)).status == 200
-    for body in ({"token": BAD}, {"password": BAD}):
+    for way in ("token", "password"):
+        body = {way: BAD}
         answer = await ask(door, "POST", body, **headers, Authorization=f"token {door.token}")
-        assert (answer.status, read(answer)["status"]) == (403, "token_rejected")
+        assert answer.status == 403
+        told = {"status": "token_rejected", "message": f"the {way} is not valid here"}
+        assert read(answer) == told
 
 
 async def test_C6_1_a_cookie_needs_xsrf_and_origin(door):
@@ -800,7 +803,8 @@ async def test_C6_1_bodies_are_bounded(door):
     exactly = b'{"token": "%s"}' % (b"x" * (MAX_BODY - 13))
     assert len(exactly) == MAX_BODY
     assert (await ask(door, "POST", exactly)).status == 400
-    assert (await ask(door, "POST", exactly + b" ")).status == 413
+    answer = await ask(door, "POST", exactly + b" ")
+    assert (answer.status, read(answer)["message"]) == (413, "the body is too large")
     head = (
         f"POST {door.base}{LOGIN} HTTP/1.1\r\nHost: {door.host}\r\nContent-Type: application/json\r\n"
         "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -1060,6 +1064,23 @@ async def test_C4_6_switched_off_there_is_none(door):
     assert (await rest(door, NOBODY))[0] == 403
     async with await door.knock(EVENTS, offer(door.token)) as socket:
         assert socket.status == 101
+
+
+NAMED_AS_A_TICKET = Kind(
+    "a token that begins as a ticket", {"PasswordIdentityProvider": {"token": NOBODY}}
+)
+
+
+@pytest.mark.parametrize(
+    ("jp_server_config", "warned"),
+    [(config(NAMED_AS_A_TICKET), True), (config(PASSWORD_AND_TOKEN), False)],
+    ids=["as a ticket", "as a token"],
+)
+async def test_whose_token_begins_as_tickets_do_is_told(capsys, door, warned):
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if "begins as tickets do" in line]
+    assert bool(told) is warned
+    assert NOBODY not in "".join(told)
 
 
 @pytest.mark.parametrize("jp_server_config", [config(OFF, login=False)], ids=["off"])

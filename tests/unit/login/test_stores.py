@@ -498,3 +498,15 @@ def test_the_tree_of_errors_is_as_it_is_written_down():
         assert bases[0] == (path[depth - 1] if depth else "Exception")
     written = {error.__name__ for error in errors() if error.__module__ == tickets.__name__}
     assert {line.split()[0] for line in lines} == written
+
+
+@pytest.mark.parametrize("url", ["http://nowhere:6379", "nowhere:6379", "redis://nowhere:x"])
+def test_an_address_that_is_none_is_answered_with_how_one_looks(url):
+    pytest.importorskip("redis")
+    from jupyter_token_ws.login.redis import RedisTicketStore
+
+    with pytest.raises(
+        TraitError, match=r"looks like redis://localhost:6379/0 or unix:///"
+    ) as said:
+        RedisTicketStore(url=url)
+    assert url not in str(said.value)
