@@ -151,6 +151,9 @@ _REFUSED: Mapping[bytes, type[TicketError]] = {
 
 _RETRY_AFTER = 5
 
+_TOLD_AGAIN = 0.1
+"""Seconds after which a task that was to end is told again."""
+
 
 class RedisTicketStore(KeepingStore):
     """Keeps tickets in Redis 5 or newer: one Redis with its replicas, not Redis Cluster.
@@ -253,9 +256,11 @@ class RedisTicketStore(KeepingStore):
         """Give the connections back."""
         running, self._running = self._running, []
         for task in running:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # Before Python 3.12 ``wait_for`` loses a cancellation that comes just when what it waited for
+            # is done (cpython issue 86296): then the task goes on, and has to be told again.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=_TOLD_AGAIN)
         with suppress(*self._errors):
             await self._redis.aclose()
             await self._pool.disconnect()

@@ -376,6 +376,21 @@ async def test_a_listener_of_redis_that_fails_goes_on(redis, made, monkeypatch, 
     assert "trying again" in caplog.text
 
 
+async def test_a_store_is_closed_also_where_a_cancellation_gets_lost(redis, made):
+    store = made(redis)
+
+    async def deaf() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    store._running = [asyncio.create_task(deaf())]
+    (task,) = store._running
+    await asyncio.sleep(0)  # it has begun
+    await asyncio.wait_for(store.close(), PATIENCE)
+    assert task.cancelled()
+
+
 async def test_a_store_is_started_and_closed_as_often_as_one_likes(redis, made):
     store = made(redis)
     for _ in range(2):
