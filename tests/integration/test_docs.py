@@ -11,8 +11,10 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +27,7 @@ from jupyter_token_ws.bridge.server import wanted_for
 from tests.plugins.programs import requires, requires_node_package
 from tests.support import process
 from tests.support.pages import ROOT, blocks, replace, save
-from tests.support.process import TOKEN, Server, free_port, run, start_server
+from tests.support.process import TOKEN, Answer, Server, free_port, request, run, start_server
 from tests.support.waiting import until
 
 QUICKSTART = "docs/tutorial/quickstart.md"
@@ -34,6 +36,10 @@ AUTHORS = "docs/how-to/close-with-a-reason.md"
 CONFIGURE = "docs/how-to/configure.md"
 SETTINGS = "docs/reference/configuration.md"
 SIZE = "docs/how-to/size-it-for-your-server.md"
+LIMITS = "docs/how-to/limit-and-require-tls.md"
+TERMINAL = "docs/how-to/log-in-from-a-terminal.md"
+REDIS = "docs/how-to/redis.md"
+SEALED = "docs/how-to/sealed-keys.md"
 
 MISSING = "00000000-0000-0000-0000-000000000000"
 REJECTED = "closed 4403 token_rejected: the token is not valid here"
@@ -409,7 +415,7 @@ def test_tornado_application(authors, extended, tmp_path):
 # -- configuration -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [CONFIGURE, SETTINGS])
+@pytest.mark.parametrize("page", [CONFIGURE, SETTINGS, LIMITS, TERMINAL])
 def test_settings_are_understood(page, tmp_path):
     """Every setting on the page at once, in the file that the page names."""
     settings = [b for b in blocks(page, "python") if b.startswith("# jupyter_server_config.py\n")]
@@ -515,3 +521,99 @@ def test_sizes_that_the_page_names_are_taken(tmp_path):
         traits = traits_of(block)
         app = TokenWebSocketApp(**traits)
         assert {name: getattr(app, name) for name in traits} == traits
+
+
+# -- stores of tickets -------------------------------------------------------------------------------
+
+
+def store_of(page: str, **paths: object) -> dict[str, dict[str, object]]:
+    """What the page puts into the configuration, with other values where they are paths."""
+    (block,) = [b for b in blocks(page, "python") if b.startswith("# jupyter_server_config.py")]
+    config = Config()
+    exec(compile(block, page, "exec"), {"c": config})
+    found: dict[str, dict[str, object]] = {name: dict(traits) for name, traits in config.items()}
+    (store,) = found.keys() - {"TokenWebSocketApp"}
+    assert paths.keys() <= found[store].keys()
+    found[store].update(paths)
+    return found
+
+
+def curl(line: str, address: str, server: Server, secret: str) -> Answer:
+    """What a line of the page is answered, with the server's address and what is secret in their places."""
+    program, *words = shlex.split(line.replace(address, server.url))
+    assert program == "curl"
+    method, headers = "GET", {}
+    (url,) = [word for word in words if word.startswith(server.url)]
+    for option, value in pairwise(words):
+        if option == "-X":
+            method = value
+        elif option == "-H":
+            name, _, text = value.partition(": ")
+            headers[name] = re.sub(r"\$TOKEN|jtws_…", lambda _: secret, text)
+            assert secret in headers[name]
+    return request(method, url, headers=headers)
+
+
+@pytest.mark.requires("redis-server", "redis-server")
+def test_a_ticket_of_one_server_at_the_other_that_shares_its_redis(tmp_path):
+    """With Redis, both servers and both requests as the page has them."""
+    (redis,) = [block for block in blocks(REDIS, "text") if block.startswith("# redis.conf\n")]
+    (lines,) = [block for block in blocks(REDIS, "sh") if "curl" in block]
+    ask, show = lines.splitlines()
+    # A path below the test's own directory may be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        path = Path(folder) / "redis.sock"
+        configuration = tmp_path / "redis.conf"
+        configuration.write_text(f"{redis}port 0\ndir {tmp_path}\n")
+        replace(configuration, {"/run/redis/redis-server.sock": str(path)})
+        config = store_of(REDIS, url=f"unix://{path}")
+        program = requires("redis-server", "redis-server")
+        with (
+            run([program, str(configuration)], tmp_path / "redis.log"),
+            start_server(tmp_path, config=config, name="one") as one,
+            start_server(tmp_path, config=config, name="other") as other,
+        ):
+            until(path.exists, "Redis to listen")
+            until(
+                lambda: curl(ask, "http://localhost:8888/", one, TOKEN).status == 200,
+                "the server to find Redis",
+            )
+            ticket = curl(ask, "http://localhost:8888/", one, TOKEN).json()["token"]
+            assert curl(show, "http://localhost:8889/", other, ticket).status == 200
+            assert (path.stat().st_mode & 0o777) == 0o770
+
+
+def test_keys_of_sealed_tickets_are_made_and_changed(tmp_path):
+    """By the page's own lines; a ticket from before is good at a server that has both keys, until the old
+    one is taken away."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    make, change = [
+        block.replace("/etc/jupyter-keys", str(keys)).replace("sudo -u jupyter ", "")
+        for block in blocks(SEALED, "sh")
+        if "token_urlsafe" in block
+    ]
+    make = "\n".join(line for line in make.splitlines() if line.startswith("python"))
+    config = store_of(SEALED, key_file=str(keys / "tickets"))
+
+    def shell(script: str) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environ = {**os.environ, "PATH": path}
+        subprocess.run(["sh", "-ec", script], check=True, env=environ, timeout=60)
+
+    def taken(ticket: str, name: str) -> int:
+        with start_server(tmp_path, config=config, name=name) as server:
+            return server.request("GET", "api/me", token=ticket).status
+
+    shell(make)
+    with start_server(tmp_path, config=config, name="before") as server:
+        ticket = server.request("POST", "api/token-ws/login").json()["token"]
+        assert "keys for sealed tickets" not in server.log()
+    old = (keys / "tickets").read_text()
+    shell(change)
+    new, kept = (keys / "tickets").read_text().splitlines()
+    assert kept == old.strip() != new
+    assert [path.stat().st_mode & 0o777 for path in keys.iterdir()] == [0o600]
+    assert taken(ticket, "both") == 200
+    (keys / "tickets").write_text(f"{new}\n")
+    assert taken(ticket, "new") == 403
