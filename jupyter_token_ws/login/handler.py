@@ -301,7 +301,7 @@ class LoginHandler(ApiHandler):
         """Whom a password is for, as the form of the login page judges it: by the cookie that it sets."""
         provider = self._provider
         if type(provider).process_login_form is IdentityProvider.process_login_form:
-            raise Refused("token_rejected", text="there are no passwords here: log in with a token")
+            raise Refused("forbidden", text="there are no passwords here: log in with a token")
         right = await Guard.of(self.application).throttle.take_turn(self.request)
         form = detach(self, None)
         form.request.method = "POST"

@@ -394,6 +394,16 @@ LEGACY_PASSWORD = Kind(
 )
 
 
+@every(FLAG)
+async def test_C6_1_where_there_are_no_passwords_that_is_said(door, kind):
+    answer = await ask(door, "POST", {"password": "a password"})
+    assert answer.status == 403
+    assert read(answer) == {
+        "status": "forbidden",
+        "message": "there are no passwords here: log in with a token",
+    }
+
+
 @every(LEGACY_PASSWORD)
 async def test_C6_1_a_password_as_before_identity_providers(door, kind):
     await judged(door, await ask(door, "POST", {"password": "a password"}), expected=True)
