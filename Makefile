@@ -95,7 +95,8 @@ coverage: ## judge the coverage data of the last `make test`
 test-all: env ## what takes minutes: oldest versions, upstream's own suite, the heavy tests
 	@$(MAKE) --no-print-directory test-min
 	@$(MAKE) --no-print-directory test-upstream
-	$(PY) -m pytest -m heavy
+	# Two at a time: most of them wait for browsers, or take the time that they are about.
+	$(PY) -m pytest -n 2 --dist loadfile -m heavy
 
 .PHONY: test-min
 test-min: env ## the tests against the oldest versions we say we work with
