@@ -160,6 +160,8 @@ for n in range({COUNT}):
 async def test_who_was_away_and_lost_more_than_output_is_told_by_a_notice(kernel, tmp_path):
     message_id = await overflow_while_away(kernel, tmp_path / "gone", COMMS)
     (client,) = kernel.hub.clients
+    # A kernel is called idle as soon as it has answered on its control channel, whatever its cell does.
+    await auntil(lambda: client.backlog._lost[1] > COUNT, "all of it to have come")
     async with kernel.client("away") as back:
         assert await back.run("print('on')") == "on\n"
         told = back.heard[0]

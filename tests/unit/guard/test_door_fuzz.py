@@ -147,10 +147,15 @@ def uncaught(records: list[logging.LogRecord]) -> list[str]:
     """Exceptions in a handler.
 
     An error page of upstream's that fails is upstream's: it asks for the user, whom nobody has asked
-    for yet where a method or a path cannot even be read.
+    for yet where a method or a path cannot even be read. So is its redirect to a path with control
+    characters, less the slash at the end, which tornado refuses to write.
     """
     pages = "Uncaught exception in write_error"
-    lines = [line for line in errors(records) if line != pages]
+    redirects = [
+        each for each in records if each.exc_info and "Unsafe header" in str(each.exc_info[1])
+    ]
+    theirs = {pages, *errors(redirects)}
+    lines = [line for line in errors(records) if line not in theirs]
     return [line for line in lines if "Uncaught" in line or "Exception in" in line]
 
 

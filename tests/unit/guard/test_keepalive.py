@@ -510,7 +510,8 @@ class StuckSocket(PlainSocket):
 
     async def open(self, *args: str, **kwargs: str) -> None:  # type: ignore[override]
         self.opened.append(self)
-        await asyncio.Event().wait()
+        self.end = asyncio.Event()  # who waits for what nobody else knows may be thrown away
+        await self.end.wait()
 
 
 @pytest.fixture
