@@ -147,7 +147,7 @@ export class Server {
     return (await this._options.connections.capabilities()) === null;
   }
 
-  /** The address of the server that is ours, where this one knows it. */
+  /** The address of the server that is ours, where this one knows it and it is another. */
   async otherServer(): Promise<string | null> {
     try {
       const { token } = this._options.settings;
@@ -156,7 +156,11 @@ export class Server {
       const response = await this._get(LOGIN, { headers, redirect: 'error' });
       const found = (await response.json()) as { server?: { base_url?: unknown } } | null;
       const address = found?.server?.base_url;
-      return response.ok && typeof address === 'string' && isPage(address) ? new URL(address).href : null;
+      if (!response.ok || typeof address !== 'string' || !isPage(address)) {
+        return null;
+      }
+      const there = new URL(address).href;
+      return there === new URL(this._options.settings.baseUrl).href ? null : there;
     } catch {
       return null;
     }

@@ -297,6 +297,7 @@ describe('another server', () => {
     says({ server: { base_url: 'javascript:alert(1)' } }),
     says({ server: { base_url: 'other' } }),
     says({ server: { base_url: 1 } }),
+    says({ server: { base_url: BASE } }),
     says({ server: {} }),
     says({}),
     says(null),
