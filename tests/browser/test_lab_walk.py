@@ -60,8 +60,9 @@ def _walk(place: Place, browser: Browser, proxy: Proxy) -> Journal:
 
 def _log(proxy: Proxy, journal: Journal) -> list[Request]:
     """nginx's access log once every websocket of the walk is in it."""
+    count = len(journal.socket_urls) - journal.failed_sockets
     until(
-        lambda: sum(request.websocket for request in proxy.requests()) >= len(journal.socket_urls),
+        lambda: sum(request.websocket for request in proxy.requests()) >= count,
         "all websockets are in nginx's log",
     )
     return proxy.requests()

@@ -101,6 +101,8 @@ class Journal:
     sockets: set[str] = field(default_factory=set)
     """Addresses of websockets, without what differs from run to run."""
     socket_urls: list[str] = field(default_factory=list)
+    failed_sockets: int = 0
+    """Websockets that came to nothing, such as one that was given up before anybody heard of it."""
     first_socket: float = 0.0
     """When the page began to connect, on the monotonic clock."""
     urls: list[str] = field(default_factory=list)
@@ -135,10 +137,14 @@ class Journal:
         # The first line says what it is; where in the frontend's code differs with the moment.
         self.complaints.add(_plain(text.partition("\n")[0]))
 
+    def _socket_failed(self, _: str) -> None:
+        self.failed_sockets += 1
+
     def _socket(self, socket: WebSocket) -> None:
         self.first_socket = self.first_socket or time.monotonic()
         self.urls.append(socket.url)
         self.socket_urls.append(socket.url)
+        socket.on("socketerror", self._socket_failed)
         self.sockets.add(_plain(socket.url))
         if "/terminals/websocket/" in socket.url:
             socket.on("framereceived", lambda data: self.terminal.append(str(data)))
