@@ -13,7 +13,7 @@ CONFORMANCE := docs/reference/conformance.md
 # The rooms whose every branch is run by a test; the whole package may fall a little short of that.
 FULLY_COVERED := jupyter_token_ws/protocol/*,jupyter_token_ws/guard/*
 RECORDS := build/conformance
-ROOMS := tests/unit/protocol tests/unit/guard tests/unit/login
+ROOMS := tests/unit/protocol tests/unit/guard tests/unit/login tests/unit/tunnel
 PARALLEL = -n $(JOBS) --dist loadgroup
 
 export PYTHONUNBUFFERED := 1
@@ -97,6 +97,10 @@ test-all: env ## what takes minutes: oldest versions, upstream's own suite, the 
 	@$(MAKE) --no-print-directory test-upstream
 	# Two at a time: most of them wait for browsers, or take the time that they are about.
 	$(PY) -m pytest -n 2 --dist loadfile -m heavy
+
+.PHONY: fuzz
+fuzz: env ## ten minutes of hostile clients of tunnels, of which `make test` has one
+	TUNNEL_FUZZ_SECONDS=600 $(PY) -m pytest tests/integration/test_tunnel_fuzz.py
 
 .PHONY: test-min
 test-min: env ## the tests against the oldest versions we say we work with

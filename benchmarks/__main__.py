@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import crowd, guessing, handshake, kernel, loss, notebook, report
+from benchmarks import crowd, guessing, handshake, kernel, loss, notebook, report, tunnel
 from benchmarks.client import AnswerError
 from benchmarks.pairs import Options
 from benchmarks.stats import Figure
@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "slow-client": loss.measure_slow_client,
     "default-limits": loss.measure_default_limits,
     "paced": loss.measure_paced,
+    **{name: line.measure for name, line in tunnel.LINES.items()},
+    "tunnel-memory": tunnel.measure_memory,
     "guessing": guessing.measure,
     "notebook": notebook.measure,
 }

@@ -31,6 +31,34 @@ Message = tuple[int, bytes]
 """Bytes of a message, and its beginning."""
 
 
+def make_request(kind: str, code: str = "", *, v1: bool = True) -> tuple[bytes, bytes]:
+    """The id of a request on the shell channel, and the request."""
+    message_id = os.urandom(8).hex()
+    header = {
+        "msg_id": message_id,
+        "msg_type": kind,
+        "session": message_id,
+        "username": "",
+        "date": "2026-01-01T00:00:00Z",
+        "version": "5.3",
+    }
+    content: dict[str, Any] = {}
+    if kind == "execute_request":
+        content = {"code": code, "silent": False, "store_history": False}
+        content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
+    parts = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+    if v1:
+        blobs = [b"shell", *(json.dumps(part).encode() for part in parts.values())]
+        offsets = [8 * (len(blobs) + 2)]
+        for blob in blobs:
+            offsets.append(offsets[-1] + len(blob))
+        payload = struct.pack(f"<{len(offsets) + 1}Q", len(offsets), *offsets)
+        payload += b"".join(blobs)
+    else:
+        payload = json.dumps({"channel": "shell", "buffers": [], **parts}).encode()
+    return message_id.encode(), payload
+
+
 class Channels:
     """A kernel's socket: connects on entry.
 
@@ -84,33 +112,11 @@ class Channels:
 
     def ask(self, kind: str, code: str = "") -> bytes:
         """Send a request on the shell channel; return its id."""
-        message_id = os.urandom(8).hex()
-        header = {
-            "msg_id": message_id,
-            "msg_type": kind,
-            "session": message_id,
-            "username": "",
-            "date": "2026-01-01T00:00:00Z",
-            "version": "5.3",
-        }
-        content: dict[str, Any] = {}
-        if kind == "execute_request":
-            content = {"code": code, "silent": False, "store_history": False}
-            content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
-        parts = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-        if self._v1:
-            blobs = [b"shell", *(json.dumps(part).encode() for part in parts.values())]
-            offsets = [8 * (len(blobs) + 2)]
-            for blob in blobs:
-                offsets.append(offsets[-1] + len(blob))
-            payload = struct.pack(f"<{len(offsets) + 1}Q", len(offsets), *offsets)
-            payload += b"".join(blobs)
-        else:
-            payload = json.dumps({"channel": "shell", "buffers": [], **parts}).encode()
+        message_id, payload = make_request(kind, code, v1=self._v1)
         # Longer than 125 bytes, and masked with zeros.
         head = struct.pack("!BBH4x", 0x82 if self._v1 else 0x81, 0x80 | 126, len(payload))
         self._socket.sendall(head + payload)
-        return message_id.encode()
+        return message_id
 
     def read(self) -> list[Message]:
         """The messages that are complete with what the socket has; waits until it has something."""

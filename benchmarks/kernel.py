@@ -12,15 +12,47 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING, Protocol
 
 from benchmarks import client
-from benchmarks.channels import Channels
+from benchmarks.channels import Channels, Message
 from benchmarks.pairs import UNLIMITED, Options, alternate, column
 from benchmarks.servers import Server
 from benchmarks.stats import LEAST_PAIRS, Comparison
 
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
 TRIPS = 10
 """Requests of one sample, one after the other."""
+
+
+class Kernel(Protocol):
+    """A way to a kernel: its socket, or what stands for one. Opens on entry."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+    def ask(self, kind: str, code: str = "") -> bytes:
+        """See ``Channels``, as for the others."""
+
+    def messages(self) -> Iterator[Message]:
+        """What comes."""
+
+    def until(self, message_id: bytes, what: bytes) -> int:
+        """Read until it comes."""
+
+    def settle(self) -> None:
+        """Wait until the kernel answers."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +67,13 @@ class Flood:
 
     def __call__(self, server: Server, kernel_id: str) -> Sequence[float]:
         """Microseconds of time and of processor time for a message."""
+        return self.by(server, Channels(server, kernel_id, v1=self.v1))
+
+    def by(self, server: Server, way: Kernel) -> Sequence[float]:
+        """The same, by a way that is not open yet."""
         names = ("count", "size", "buffer", "kind")
         code = json.dumps({name: getattr(self, name) for name in names})
-        with Channels(server, kernel_id, v1=self.v1) as channels:
+        with way as channels:
             channels.settle()
             before = server.idle_cpu_ns()
             message_id = channels.ask("execute_request", code)
@@ -59,7 +95,12 @@ class Flood:
 
 def make_round_trips(server: Server, kernel_id: str) -> Sequence[float]:
     """Milliseconds from an execute_request to its reply, of many the median; processor time of each."""
-    with Channels(server, kernel_id) as channels:
+    return measure_trips(server, Channels(server, kernel_id))
+
+
+def measure_trips(server: Server, way: Kernel) -> Sequence[float]:
+    """The same, by a way that is not open yet."""
+    with way as channels:
         channels.settle()
         before = server.idle_cpu_ns()
         times = []

@@ -29,7 +29,7 @@ PLOT = ROOT / "docs" / "images" / "performance.svg"
 PACKAGES = ("jupyter_server", "tornado", "jupyter_client", "pyzmq", "jupyter_token_ws")
 
 SECTIONS = ("handshake", "guessing", "notebook")
-"""Benchmarks with a table of their own; what the others measured stands in one called "kernel"."""
+"""Benchmarks with a table of their own; the others' stand in one called "kernel", or "tunnel"."""
 
 HEADINGS = (
     "figure",
@@ -262,7 +262,9 @@ def write_documentation(record: Path = RECORD, page: Path = PAGE, image: Path = 
     sections: dict[str, tuple[dict[str, Entry], list[Entry]]] = {}
     for name, entry in load(record).items():
         benchmark = name.removesuffix("-control")
-        title = benchmark if benchmark in SECTIONS else "kernel"
+        title = "tunnel" if benchmark.startswith("tunnel-") else "kernel"
+        if benchmark in SECTIONS:
+            title = benchmark
         measured, control = sections.setdefault(title, ({}, []))
         if name == benchmark:
             measured[name] = entry

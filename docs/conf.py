@@ -40,7 +40,9 @@ how-to/token-websocket-in-your-page
 how-to/sign-in-from-your-page
 how-to/use-it-from-your-client
 how-to/close-with-a-reason
+how-to/stream-from-your-extension
 how-to/configure
+how-to/tunnel-through-your-proxy
 how-to/log-in-from-a-terminal
 how-to/limit-and-require-tls
 how-to/redis
@@ -58,6 +60,7 @@ reference/codes
 reference/wire
 reference/capabilities
 reference/login
+reference/tunnel
 reference/events
 reference/metrics
 reference/python
@@ -73,6 +76,7 @@ explanation/why-tokens-leave-the-url
 explanation/how-the-guard-gets-in
 explanation/decisions
 explanation/backlog
+explanation/tunnel
 explanation/limits
 explanation/performance
 ```

@@ -14,10 +14,16 @@ if TYPE_CHECKING:
         socket_info,
     )
     from .guard.refusal import Refused
+    from .tunnel.stream_handler import MessageStream, StreamHandler, StreamInfo
+    from .tunnel.streams import StreamClosedError
 
 __all__ = [
+    "MessageStream",
     "Refused",
     "SocketInfo",
+    "StreamClosedError",
+    "StreamHandler",
+    "StreamInfo",
     "TokenWebSocketHandler",
     "__version__",
     "close_with_reason",
@@ -27,6 +33,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # On first use: a client must be able to import the package without a server's libraries.
+    if name in ("MessageStream", "StreamClosedError", "StreamHandler", "StreamInfo"):
+        from .tunnel import stream_handler
+
+        return getattr(stream_handler, name)
     if name in __all__:
         from .guard import handler
 

@@ -39,6 +39,8 @@ from .protocol.capabilities import CLOSE_REASONS
 from .protocol.reasons import Feature
 from .protocol.subprotocols import MAX_TOKEN_SIZE
 from .protocol.tickets import is_ticket
+from .tunnel import event_stream
+from .tunnel.tunnels import TunnelOptions, Tunnels
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
@@ -287,6 +289,50 @@ class TokenWebSocketApp(ExtensionApp):
         " for its only client they are held as long as the kernel runs.",
     ).tag(config=True)
 
+    tunnel = Bool(
+        True,
+        help="Whether many websockets may come over one connection, a websocket or an event stream: see"
+        " docs/reference/tunnel.md.",
+    ).tag(config=True)
+    tunnel_resume_window = Float(
+        TunnelOptions.resume_window,
+        help="Seconds that a tunnel waits for its client when the connection is lost. Meanwhile nothing of it"
+        " is lost; then its streams are closed.",
+    ).tag(config=True)
+    tunnel_idle_timeout = Float(
+        TunnelOptions.idle_timeout,
+        help="Seconds after which a tunnel without streams is closed with 4408 open_timeout; 0 is never.",
+    ).tag(config=True)
+    tunnel_max_streams = Integer(
+        TunnelOptions.max_streams,
+        help="How many websockets one tunnel may carry at once. Further ones are refused with 4429"
+        " too_many_connections.",
+    ).tag(config=True)
+    max_tunnels_per_principal = Integer(
+        TunnelOptions.max_per_principal,
+        help="How many tunnels may be there for one user, those included that wait for their client. Further"
+        " ones are refused with 4429 too_many_connections, or 429. 0 is any number.",
+    ).tag(config=True)
+    tunnel_max_post_size = Integer(
+        TunnelOptions.max_post_size,
+        help="Bytes of the body of a POST to a tunnel at most. More is answered 413 bad_request, unread.",
+    ).tag(config=True)
+    tunnel_stream_window = Integer(
+        TunnelOptions.stream_window,
+        help="Bytes that a client may send on one stream of a tunnel before they are read; more ends the"
+        " tunnel with 4400 bad_request.",
+    ).tag(config=True)
+    tunnel_window = Integer(
+        TunnelOptions.window,
+        help="Bytes that a client may send on all streams of a tunnel before it hears that they came; more"
+        " ends the tunnel with 4400 bad_request.",
+    ).tag(config=True)
+    tunnel_replay = Integer(
+        TunnelOptions.replay,
+        help="Bytes that are kept of a tunnel's output until its client says that it has them. What there is"
+        " no room for waits.",
+    ).tag(config=True)
+
     guard: Guard
 
     @default("backlog_directory")
@@ -328,18 +374,27 @@ class TokenWebSocketApp(ExtensionApp):
         "backlog_disk",
         "backlog_disk_total",
         "backlog_age",
+        "tunnel_resume_window",
+        "tunnel_idle_timeout",
+        "max_tunnels_per_principal",
     )
     def _number(self, proposal: Any) -> Any:
         _not_negative(proposal["trait"].name, proposal["value"])
         return proposal["value"]
 
-    @validate("link_age")
+    @validate(
+        "link_age",
+        "tunnel_max_streams",
+        "tunnel_max_post_size",
+        "tunnel_stream_window",
+        "tunnel_window",
+        "tunnel_replay",
+    )
     def _positive(self, proposal: Any) -> Any:
-        if not 0 < proposal["value"] < math.inf:
-            raise TraitError(
-                f"TokenWebSocketApp.link_age must be positive and finite: {proposal['value']}"
-            )
-        return proposal["value"]
+        name, value = proposal["trait"].name, proposal["value"]
+        if not 0 < value < math.inf:
+            raise TraitError(f"TokenWebSocketApp.{name} must be positive and finite: {value}")
+        return value
 
     @validate("backlog_directory")
     def _directory(self, proposal: Any) -> Any:
@@ -403,6 +458,7 @@ class TokenWebSocketApp(ExtensionApp):
         self.guard = Guard(self._application, self.options(), self.log)
         self._build_login()
         self._build_bridge()
+        self._build_tunnel()
 
     def _build_login(self) -> None:
         """Tickets, if there are to be any. A store that cannot be had ends the server: whoever configured
@@ -497,6 +553,23 @@ class TokenWebSocketApp(ExtensionApp):
         bridge.watch(server.kernel_manager)
         self.guard.features |= {Feature.BRIDGE}
 
+    def _build_tunnel(self) -> None:
+        if not (self.tunnel and self.enabled):
+            return
+        Tunnels(
+            self.guard,
+            TunnelOptions(
+                resume_window=self.tunnel_resume_window,
+                idle_timeout=self.tunnel_idle_timeout,
+                max_streams=self.tunnel_max_streams,
+                max_per_principal=self.max_tunnels_per_principal,
+                max_post_size=self.tunnel_max_post_size,
+                stream_window=self.tunnel_stream_window,
+                window=self.tunnel_window,
+                replay=self.tunnel_replay,
+            ),
+        )
+
     def initialize_handlers(self) -> None:
         """Our routes, and the rule before all others."""
         router.install(self.guard, rest.SocketOptionsHandler)
@@ -509,6 +582,8 @@ class TokenWebSocketApp(ExtensionApp):
                 self.handlers.extend(login_handler.handlers())
                 if login.links is not None:
                     self.handlers.extend(link.handlers())
+            if self.guard.tunnel_document is not None:
+                self.handlers.extend(event_stream.handlers())
             referrer.install(self._application)
             rest.add_to_pages(self._application.settings)
 

@@ -40,6 +40,9 @@ from jupyter_token_ws.protocol.capabilities import (
 )
 from jupyter_token_ws.protocol.reasons import REASONS, Advice, Feature, Reason
 from jupyter_token_ws.protocol.tickets import Lifetimes
+from jupyter_token_ws.tunnel.tunnels import PATH as TUNNEL_PATH
+from jupyter_token_ws.tunnel.tunnels import TunnelOptions
+from tools import tunnel_docs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,10 +53,6 @@ WHAT_TO_DO = {
     Advice.RETRY: "Connect again, and wait longer each time.",
     Advice.RETRY_AFTER: "Connect again, and wait longer each time; if the reason says"
     " `retry_after=N`, not before N seconds.",
-}
-
-LATER = {
-    Feature.TUNNEL: "tunnel",
 }
 
 KINDS = {
@@ -129,6 +128,32 @@ LIMITS = {
         "seconds",
         "So long it waits for a client that is away, while its kernel has others.",
     ),
+    "tunnel_max_streams": (
+        "streams",
+        "So many websockets one tunnel carries. Further ones are refused with `too_many_connections`.",
+    ),
+    "max_tunnels_per_principal": (
+        "tunnels",
+        "So many for one user or token, those that wait for their client included. Then as above.",
+    ),
+    "tunnel_max_post_size": ("bytes", "A larger body is answered 413 `bad_request`, unread."),
+    "tunnel_stream_window": (
+        "bytes",
+        "So much may come on a stream before it is read. More ends the tunnel with `bad_request`.",
+    ),
+    "tunnel_window": ("bytes", "So much on all streams before the client heard that it came."),
+    "tunnel_replay": (
+        "bytes",
+        "So much of a tunnel's output is kept until its client has it; what follows waits.",
+    ),
+    "tunnel_resume_window": (
+        "seconds",
+        "So long a tunnel waits for its client. Then its streams are closed.",
+    ),
+    "tunnel_idle_timeout": (
+        "seconds",
+        "A tunnel without streams for so long is closed with `open_timeout`.",
+    ),
 }
 
 
@@ -144,7 +169,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _now() -> list[Reason]:
-    return [row for row in REASONS.values() if row.told and row.feature not in LATER]
+    return [row for row in REASONS.values() if row.told]
 
 
 def codes_short() -> str:
@@ -175,18 +200,6 @@ def _codes(rows: Iterable[Reason]) -> list[tuple[str, ...]]:
 def codes() -> str:
     """Every reason that a server can tell today."""
     return table(("code", "slug", "as plain HTTP", "advice", "text"), _codes(_now()))
-
-
-def codes_later() -> str:
-    """Reasons whose part of the project is not built yet."""
-    rows = [row for row in REASONS.values() if row.feature in LATER]
-    return table(
-        ("code", "slug", "advice", "text", "comes with"),
-        [
-            (str(row.code), f"`{row.slug}`", f"`{row.advice.value}`", row.text, LATER[row.feature])
-            for row in rows
-        ],
-    )
 
 
 def advice() -> str:
@@ -290,6 +303,11 @@ def names() -> str:
                 "I understand close codes: accept me, then close with the reason.",
             ),
             (
+                f"`{subprotocols.TUNNEL}`",
+                "tunnel protocol",
+                "This websocket carries a [tunnel](tunnel.md).",
+            ),
+            (
                 f"`{subprotocols.KERNEL}`",
                 "kernel protocol",
                 "The binary wire format of kernel messages. It is Jupyter's own, not ours.",
@@ -310,6 +328,8 @@ def rest_paths() -> str:
             (f"`POST {PATH}`", "a [ticket](login.md) for a credential, or a renewed one"),
             (f"`GET {PATH}`", "who this is, until when, and where their server is"),
             (f"`DELETE {PATH}`", "204; the ticket is revoked"),
+            (f"`GET {TUNNEL_PATH}`", "a [tunnel](tunnel.md): an event stream, or a websocket"),
+            (f"`POST {TUNNEL_PATH}/{{id}}`", "what a client says over an event stream"),
         ],
     )
 
@@ -337,8 +357,13 @@ def capabilities_example() -> str:
             # As the server's own settings are: numbers with a point.
             keepalive_interval=float(options.keepalive_interval),
             keepalive_timeout=float(options.keepalive_timeout),
-            features=frozenset({Feature.GUARD, Feature.BRIDGE, Feature.LOGIN}),
+            features=frozenset({Feature.GUARD, Feature.BRIDGE, Feature.LOGIN, Feature.TUNNEL}),
             login={"path": PATH, "max_age": Lifetimes.max_age, "revocable": True},
+            tunnel={
+                "path": TUNNEL_PATH,
+                "resume_window": TunnelOptions.resume_window,
+                "max_streams": TunnelOptions.max_streams,
+            },
         )
     )
     return f"```json\n{json.dumps(document, indent=2)}\n```"
@@ -390,9 +415,19 @@ def metrics() -> str:
         ("metric", "kind", "labels", "meaning"),
         [
             (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.text)
-            for row in DESCRIBED.values()
+            for row in sorted(DESCRIBED.values(), key=lambda row: row.name)  # not as imported
         ],
     )
+
+
+def tunnel_transitions() -> str:
+    """What may happen to a stream."""
+    return table(("a stream that is", "may", "and is then"), tunnel_docs.transitions())
+
+
+def tunnel_limits() -> str:
+    """What bounds a tunnel."""
+    return table(("what", "how much", "more is answered"), tunnel_docs.limits())
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -401,7 +436,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "capabilities example": capabilities_example,
     "capabilities members": schema_fields,
     "codes": codes,
-    "codes later": codes_later,
     "codes short": codes_short,
     "configuration": configuration,
     "stores": stores,
@@ -411,7 +445,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "rest paths": rest_paths,
     "subprotocols": names,
+    "tunnel example": tunnel_docs.example,
+    "tunnel limits": tunnel_limits,
+    "tunnel transitions": tunnel_transitions,
 }
+
+IMAGES: dict[str, Callable[[], str]] = {
+    "docs/images/tunnel-states.svg": tunnel_docs.diagram,
+}
+"""Pictures that are made from the code."""
 
 _PART = re.compile(
     r"(<!-- generated: (?!end)([a-z ]+?) -->\n).*?(<!-- generated: end -->)", re.DOTALL
@@ -518,7 +560,7 @@ def dead_links(root: Path = ROOT) -> list[str]:
 
 def unexplained(text: str) -> list[str]:
     """Say which reasons the page of codes has no section for, and which sections have no reason."""
-    current = {row.slug for row in REASONS.values() if row.feature not in LATER}
+    current = set(REASONS)
     sections = set(
         re.findall(r"^### `?([a-z]+(?:_[a-z]+)*)`?$", _FENCE.sub("", text), re.MULTILINE)
     )
@@ -558,6 +600,15 @@ def functions(path: Path) -> set[str]:
     }
 
 
+def stale_images(root: Path = ROOT) -> list[str]:
+    """Say which pictures differ from what the code says."""
+    return [
+        f"{name} is not current: run `make docs`"
+        for name, make in IMAGES.items()
+        if not (root / name).is_file() or (root / name).read_text("utf-8") != make()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the pages; return 1 if something is wrong that was not mended."""
     parser = argparse.ArgumentParser(description="Documentation made from the code.")
@@ -569,7 +620,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if made != text:
                 page.write_text(made, encoding="utf-8")
                 print(f"wrote {page.relative_to(ROOT)}")
-    problems = stale() + dead_links()
+        for name, make in IMAGES.items():
+            target = ROOT / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(make(), encoding="utf-8")
+    problems = stale() + stale_images() + dead_links()
     for problem in problems:
         print(problem)
     return int(bool(problems))

@@ -31,6 +31,7 @@ const TABLE = {
   unsupported_version: { code: 4406, advice: 'stop', text: 'no version in common' },
   open_timeout: { code: 4408, advice: 'retry', text: 'it took too long to open' },
   replaced: { code: 4409, advice: 'stop', text: 'the same session connected again' },
+  out_of_order: { code: 4409, advice: 'retry', text: 'what came before this is missing' },
   gone: { code: 4410, advice: 'stop', text: 'the kernel was shut down' },
   resume_failed: { code: 4410, advice: 'retry', text: 'what was missed is lost' },
   other_server: { code: 4421, advice: 'redirect', text: 'this belongs to another server' },

@@ -35,6 +35,9 @@ BURST_FIRST = 32 * 1024
 BURST_LEAST = 32
 """Messages that ZMQ may take however large they are."""
 
+MARK_MOST = 2**31 - 1
+"""ZMQ's own limit of a mark."""
+
 _NOBLOCK = int(zmq.NOBLOCK)  # as an enum it would be looked up for every part
 
 
@@ -81,18 +84,22 @@ def drain(
 class Burst:
     """How many messages ZMQ may take from the kernel: ``BURST_BYTES``, by the size of the last ones.
 
-    The mark is lowered at once, and raised by doubling, after as many messages as it allows. ZMQ's
-    reader tells a writer that waits whenever the number of all messages read passes a multiple of half
-    the mark. Between powers of two one step apart such a multiple always lies among what the writer
-    has written; if the mark grew faster, the reader could run dry before, and the two would wait for
-    each other for ever.
+    ZMQ's reader tells a writer that waits whenever the number of all messages read passes a multiple of half
+    the mark. Such a multiple has to lie among what the writer has written when it waits: else the reader
+    runs dry before, and the two wait for each other for ever. It does
+
+    - where the mark is doubled after as many messages as it allows;
+    - where it is lowered, and of what was read no more than half the new mark is still to be told. Is it
+      more, the mark is first set so that the next message tells it.
 
     Args:
-        socket: that receives. Its mark is that of its making, see ``bursts``, and a power of two from now on.
+        socket: that receives, and has not yet. Its mark is that of its making, see ``bursts``, and a power of
+            two when nothing is to be told first.
     """
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
+        self._read = self._told = 0
         self._allow(1 << (socket.rcvhwm.bit_length() - 1))
 
     def _allow(self, mark: int) -> None:
@@ -101,9 +108,16 @@ class Burst:
 
     def received(self, messages: int, size: int) -> None:
         """So many messages were received, the last one of so many bytes."""
+        before, self._read = self._read, self._read + messages
         self._received += messages
+        multiple = self._read - self._read % (self._mark // 2)
+        if multiple > before:
+            self._told = multiple
         wanted = max(BURST_LEAST, BURST_BYTES >> size.bit_length())
         if wanted < self._mark:
+            untold, next_tells = 2 * (self._read - self._told), 2 * (self._read + 1)
+            if untold > wanted:
+                wanted = next_tells if next_tells <= MARK_MOST else untold
             self._allow(wanted)
         elif wanted > self._mark <= self._received:
             self._allow(self._mark * 2)

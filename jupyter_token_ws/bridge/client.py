@@ -14,9 +14,6 @@ from .backlog import Backlog
 from .outlet import Outlet
 from .wire import Batch, Message
 
-HIGH = 1024 * 1024
-"""Bytes that may lie in a connection's buffer before the backlog takes what comes."""
-
 LOW = 256 * 1024
 """Bytes in a connection's buffer below which the backlog hands out again."""
 
@@ -83,7 +80,7 @@ class Client:
         outlet = self._open_outlet
         if self.limit is not None:
             batch = self.limit(batch)
-        if outlet is not None and not self.backlog and outlet.unsent_bytes < HIGH:
+        if outlet is not None and not self.backlog and outlet.unsent_bytes < outlet.high:
             self._write(outlet, batch)
             return
         overflowed = self.backlog.overflowed
@@ -103,7 +100,7 @@ class Client:
         """Hand out what waits, as far as the connection takes it; some of it at a time, so that others
         have their turn when it takes all."""
         left = TURN
-        while self.backlog and (outlet := self._open_outlet) and outlet.unsent_bytes < HIGH:
+        while self.backlog and (outlet := self._open_outlet) and outlet.unsent_bytes < outlet.high:
             if left <= 0:
                 if not self._pumping:
                     self._pumping = True

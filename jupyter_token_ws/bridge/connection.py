@@ -85,7 +85,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         self._client: Client | None = None
         self._outlet: Outlet | None = None
         self._stream: Any = None
-        self._goodbye = self._answered = False
+        self._goodbye = self._answered = self._lost = False
         self.waiting: asyncio.Future[None] | None = None
         """Done when this client may send more; ``None`` if it may."""
 
@@ -178,7 +178,7 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
         if stream is None:
             return  # not tornado's own protocol
         # Of somebody who may not send, nothing is read, so nobody would notice that he is gone.
-        stream.set_close_callback(self.on_low)
+        stream.set_close_callback(self._on_lost)
         close = connection.close
 
         def closing(code: int | None = None, reason: str | None = None) -> None:
@@ -221,9 +221,13 @@ class KernelBridgeConnection(BaseKernelWebsocketConnection):
             self.log.warning("What a client sent is no kernel message: %s", wrong)
             close_with_reason(self.websocket_handler, "bad_request")
             return
-        lost = self._stream is not None and self._stream.closed()  # what came before is read on
-        if not hub.send(client, message) and self.waiting is None and not lost:
+        if not hub.send(client, message) and self.waiting is None and not self._lost:
             self.waiting = asyncio.get_running_loop().create_future()
+
+    def _on_lost(self) -> None:
+        """The client is gone; what came before is read on."""
+        self._lost = True
+        self.on_low()
 
     def on_low(self) -> None:
         """The client was told to stop, and may send again."""

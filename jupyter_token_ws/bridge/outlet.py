@@ -18,11 +18,19 @@ from typing import Any, Protocol
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol13
 
-from .wire import Batch, Message, Wire, frames
+from jupyter_token_ws.guard.keeping import Keeping
+
+from .wire import Batch, Message, Wire, WireError, frames
+
+HIGH = 1024 * 1024
+"""Bytes that may lie in a connection's buffer before the backlog takes what comes."""
 
 
 class Outlet(Protocol):
     """One connection to a client."""
+
+    high: int
+    """Bytes that it has not let go of from which on it is to be given no more."""
 
     @property
     def closed(self) -> bool:
@@ -46,6 +54,8 @@ class SocketOutlet:
         handler: of an open websocket.
         wire: the format that its client speaks.
     """
+
+    high = HIGH
 
     def __init__(self, handler: WebSocketHandler, wire: Wire) -> None:
         self.wire = wire
@@ -132,8 +142,87 @@ class SocketOutlet:
         return left
 
 
+class KeepingOutlet:
+    """A connection that keeps what was sent, as a stream of a tunnel does: its client need not lose even what
+    was on the way. What it has no room for waits here to the end of its batch, and in the backlog.
+
+    Args:
+        connection: that stands for tornado's protocol, of an open websocket.
+        wire: the format that its client speaks.
+    """
+
+    high = 1
+
+    def __init__(self, connection: Keeping, wire: Wire) -> None:
+        self.wire = wire
+        self._connection: Any = connection
+        self._waiting: deque[tuple[bool, list[bytes]]] = deque()
+        self._under_way = 0  # bytes of a message that waits for room, and may have gone in part
+        self._sent: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return bool(self._connection.is_closing())
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes for which there was no room."""
+        return self._under_way + sum(sum(map(len, payloads)) for _, payloads in self._waiting)
+
+    def send(self, batch: Batch) -> asyncio.Future[None] | None:
+        """Write messages."""
+        self._waiting += batch.payloads(self.wire)
+        if not self._under_way:
+            self._go_on()
+        if not self._waiting and not self._under_way:
+            return None
+        if self._sent is None:
+            self._sent = asyncio.get_running_loop().create_future()
+        return self._sent
+
+    def _go_on(self) -> None:
+        """Send what there is room for. What there is none for, or is too long to go at once, goes by itself,
+        as room comes."""
+        waiting, connection = self._waiting, self._connection
+        while waiting and not self._under_way:
+            text, payloads = waiting[0]
+            try:
+                count = connection.send_small(payloads, text=text)
+                if not count:
+                    count, sent = 1, connection.send_long(payloads[0], text=text)
+                    if not sent.done():
+                        self._under_way = len(payloads[0])
+                        sent.add_done_callback(self._went)
+            except ConnectionError:
+                return  # it is gone
+            waiting.popleft()
+            if count < len(payloads):
+                waiting.appendleft((text, payloads[count:]))
+
+    def _went(self, future: asyncio.Future[None]) -> None:
+        if future.exception() is not None:
+            return  # it is gone
+        self._under_way = 0
+        self._go_on()
+        if self._sent is not None and not self._waiting and not self._under_way:
+            self._sent.set_result(None)
+            self._sent = None
+
+    def unsent(self) -> list[Message]:
+        """The messages that the client has not said to have."""
+        waiting = [(payload, text) for text, payloads in self._waiting for payload in payloads]
+        left: list[Message] = []
+        for payload, text in [*self._connection.unacknowledged(), *waiting]:
+            with suppress(WireError):  # that no client could have read either
+                left.append(self.wire.read_back(payload, text))
+        return left
+
+
 class MessageOutlet:
     """A websocket by ``write_message``, for compression and for protocols that are not tornado's own."""
+
+    high = HIGH
 
     def __init__(self, handler: WebSocketHandler, wire: Wire) -> None:
         self.wire = wire
@@ -182,6 +271,9 @@ class MessageOutlet:
 
 def outlet_for(handler: WebSocketHandler, wire: Wire) -> Outlet:
     """The outlet of an open websocket."""
-    return (
-        SocketOutlet(handler, wire) if SocketOutlet.fits(handler) else MessageOutlet(handler, wire)
-    )
+    if SocketOutlet.fits(handler):
+        return SocketOutlet(handler, wire)
+    connection: Any = handler.ws_connection
+    if isinstance(connection, Keeping):
+        return KeepingOutlet(connection, wire)
+    return MessageOutlet(handler, wire)

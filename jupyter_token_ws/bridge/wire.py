@@ -39,7 +39,14 @@ _COLONS = {b":", b": "}
 _NAMES = re.compile(rb'"msg_id": ?"([^"]*)", ?"msg_type": ?"([^"]*)"')
 
 _HEAD4 = Struct("<BBH7Q5s").pack  # the frame's own length is big-endian, see _head4
+_NUMBERS4 = Struct("<7Q5s").pack
 _OFFSETS4 = 8 * (1 + 1 + 4 + 1)
+
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],]', re.DOTALL)
+_LEGACY_KEYS = (b"header", b"msg_id", b"msg_type", b"parent_header", b"metadata")
+
+Payloads = list[tuple[bool, list[bytes]]]
+"""Payloads of websocket messages in their order; neighbours together that all are text, or all are not."""
 
 
 class WireError(ValueError):
@@ -233,6 +240,30 @@ class V1:
         return pieces
 
     @staticmethod
+    def payloads(messages: Iterable[Message]) -> Payloads:
+        """*messages* as payloads of websocket messages."""
+        made: list[bytes] = []
+        one, join = _OFFSETS4 + 5, b"".join
+        for message in messages:
+            parts = message.parts
+            if len(parts) == 4 and message.channel == "iopub":
+                header, parent, metadata, content = parts
+                two = one + len(header)
+                three = two + len(parent)
+                four = three + len(metadata)
+                end = four + len(content)
+                numbers = _NUMBERS4(6, _OFFSETS4, one, two, three, four, end, b"iopub")
+                made.append(join((numbers, header, parent, metadata, content)))
+            else:
+                made.append(join(V1.payload(message)[1]))
+        return [(False, made)]
+
+    @staticmethod
+    def read_back(payload: bytes, text: bool) -> Message:
+        """The message of which such a payload was made, less its signature."""
+        return V1.decode(payload)
+
+    @staticmethod
     def decode(data: bytes | str) -> Message:
         """What a client sent.
 
@@ -313,6 +344,42 @@ class Legacy:
         return [piece for message in messages for piece in _frame(Legacy.payload(message))]
 
     @staticmethod
+    def payloads(messages: Iterable[Message]) -> Payloads:
+        """*messages* as payloads of websocket messages."""
+        made: Payloads = []
+        for message in messages:
+            opcode, pieces = Legacy.payload(message)
+            text = opcode == TEXT
+            if not made or made[-1][0] is not text:
+                made.append((text, []))
+            made[-1][1].append(b"".join(pieces))
+        return made
+
+    @staticmethod
+    def read_back(payload: bytes, text: bool) -> Message:
+        """The message of which such a payload was made, with its parts as they were, less its signature.
+
+        Raises:
+            WireError: the parts were no JSON, and nobody could read it.
+        """
+        buffers: list[bytes] = []
+        if not text:
+            payload, *buffers = _pieces(payload)
+        parts, at = [], 1
+        for key in _LEGACY_KEYS:
+            start = at + len(key) + len(b'"":')
+            if payload[at:start] != b'"%b":' % key:
+                raise WireError("not in its order")
+            at = _end_of_value(payload, start)
+            parts.append(payload[start:at])
+            at += 1
+        header, _, _, parent, metadata = parts
+        end = payload.rfind(b',"channel":"')
+        content = payload[at + len(b'"content":') : end]
+        channel = payload[end:].split(b'"', 4)[3].decode()
+        return Message(channel, [header, parent, metadata, content, *buffers])
+
+    @staticmethod
     def decode(data: bytes | str) -> Message:
         """What a client sent. Without a channel it is for the shell.
 
@@ -322,16 +389,7 @@ class Legacy:
         buffers: list[bytes] = []
         text: bytes | str = data
         if isinstance(data, bytes):
-            try:
-                (count,) = unpack_from("!I", data)
-                if not 1 <= count <= len(data) // 4:
-                    raise WireError(f"{count} offsets in {len(data)} bytes")
-                offsets = [*unpack_from(f"!{count}I", data, 4), len(data)]
-            except error as short:
-                raise WireError(str(short)) from None
-            if offsets[0] < 4 * (count + 1) or offsets != sorted(offsets):
-                raise WireError("offsets out of order")
-            text, *buffers = (data[start:end] for start, end in pairwise(offsets))
+            text, *buffers = _pieces(data)
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as wrong:
@@ -342,6 +400,34 @@ class Legacy:
         names = ("header", "parent_header", "metadata", "content")
         parts = [pack_json(fields.get(name) or {}) for name in names]
         return Message("shell" if channel is None else str(channel), parts + buffers)
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """The pieces of a binary message of the older format: text and buffers."""
+    try:
+        (count,) = unpack_from("!I", data)
+        if not 1 <= count <= len(data) // 4:
+            raise WireError(f"{count} offsets in {len(data)} bytes")
+        offsets = [*unpack_from(f"!{count}I", data, 4), len(data)]
+    except error as short:
+        raise WireError(str(short)) from None
+    if offsets[0] < 4 * (count + 1) or offsets != sorted(offsets):
+        raise WireError("offsets out of order")
+    return [data[start:end] for start, end in pairwise(offsets)]
+
+
+def _end_of_value(text: bytes, at: int) -> int:
+    """Where the comma is behind the value of a JSON object's member that begins at *at*."""
+    depth = 0
+    for found in _TOKEN.finditer(text, at):
+        token = found[0]
+        if token in {b"{", b"["}:
+            depth += 1
+        elif token in {b"}", b"]"}:
+            depth -= 1
+        elif token == b"," and not depth:
+            return found.start()
+    raise WireError("no end")
 
 
 Wire = type[V1] | type[Legacy]
@@ -368,17 +454,25 @@ def frames(wire: Wire, messages: Sequence[Message]) -> list[bytes]:
 class Batch:
     """Messages on their way out together, and their frames, made once for all clients."""
 
-    __slots__ = ("_chunks", "messages")
+    __slots__ = ("_chunks", "_payloads", "messages")
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = messages
         self._chunks: dict[Wire, list[bytes]] = {}
+        self._payloads: dict[Wire, Payloads] = {}
 
     def chunks(self, wire: Wire) -> list[bytes]:
         """The frames, in few pieces."""
         found = self._chunks.get(wire)
         if found is None:
             found = self._chunks[wire] = frames(wire, self.messages)
+        return found
+
+    def payloads(self, wire: Wire) -> Payloads:
+        """The payloads of the frames, for who makes frames of another kind."""
+        found = self._payloads.get(wire)
+        if found is None:
+            found = self._payloads[wire] = wire.payloads(self.messages)
         return found
 
 

@@ -8,6 +8,7 @@ where it is. Nothing is looked up here, and nothing is kept.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,19 @@ def peer(request: HTTPServerRequest) -> Address | str:
     # tornado's own name for the address before `trust_xheaders` changes it.
     text = getattr(context, "_orig_remote_ip", None) or request.remote_ip or ""
     return parse_address(text) or text
+
+
+def local_address(stream: Any) -> str:
+    """Where a connection came in: ``127.0.0.1:8888``, ``[::1]:8888`` or the path of a unix socket; empty
+    where it is gone already, or never was one."""
+    try:
+        name = stream.socket.getsockname()
+    except (AttributeError, OSError):
+        return ""
+    if not isinstance(name, tuple):
+        return os.fsdecode(name)
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_local(address: Address | str) -> bool:
@@ -155,12 +169,19 @@ class Proxies:
         By the connection itself, else by the word of a named proxy, of several the nearest. This
         machine counts only where no header says that a proxy was on the way.
         """
+        address = peer(request)
+        if self.tls(request):
+            return True
+        told = self.trusts(address) and self.protocol_header in request.headers
+        return not told and is_local(address) and not self.forwarded(request.headers)
+
+    def tls(self, request: HTTPServerRequest) -> bool:
+        """Whether a request came encrypted: by the connection itself, or by the word of a named proxy."""
         context: Any = getattr(request.connection, "context", None)
         # As with the address: what `trust_xheaders` made of it is the client's own word.
         if getattr(context, "_orig_protocol", request.protocol) == "https":
             return True
-        address = peer(request)
-        if self.trusts(address) and self.protocol_header in request.headers:
-            said = request.headers[self.protocol_header].rpartition(",")[2]
-            return said.strip().lower() in _ENCRYPTED
-        return is_local(address) and not self.forwarded(request.headers)
+        if not self.trusts(peer(request)):
+            return False
+        said = request.headers.get(self.protocol_header, "").rpartition(",")[2]
+        return said.strip().lower() in _ENCRYPTED

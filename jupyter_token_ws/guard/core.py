@@ -134,6 +134,8 @@ class Guard:
         """Who keeps tickets, where there are any."""
         self.login_document: Mapping[str, Any] | None = None
         """What the capabilities say of login, where there is one."""
+        self.tunnel_document: Mapping[str, Any] | None = None
+        """What they say of the tunnel, where there is one."""
         self.on_opened: Callable[[OpenSocket], None] = lambda _: None
         """Told of each socket that opened."""
         self.draining = False
@@ -227,7 +229,7 @@ class Guard:
     def full(self, principal: str) -> bool:
         """Whether too many sockets are open for one more of a principal."""
         most, most_of_one = self.options.max_connections, self.options.max_connections_per_principal
-        if 0 < most <= len(self.registry):
+        if 0 < most <= self.registry.sockets:
             return True
         return 0 < most_of_one <= self.registry.count(principal)
 
@@ -324,6 +326,7 @@ def _sockets_open(guard: Guard) -> Counter[tuple[str, ...]]:
     return Counter(
         (metrics.handler_name(type(socket.handler)), socket.source.value)
         for socket in guard.registry
+        if socket.socket
     )
 
 

@@ -39,7 +39,7 @@ from .identity import (
     names_users,
     undo_cookies,
 )
-from .refusal import RefusalHandler, Refused, refusal_headers
+from .refusal import RefusalHandler, Refused, carried_protocol, refusal_headers
 from .registry import OpenSocket
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class SocketInfo:
 
     ``source`` is where its credential came from, ``subprotocol`` what the handshake was answered
     with, ``opted_in`` whether the client understands close codes, ``principal`` the key of whatever
-    belongs to its user, ``user`` what the identity provider returned.
+    belongs to its user, ``user`` what the identity provider returned, ``carrier`` what brings the
+    messages: ``websocket``, ``tunnel-websocket`` or ``tunnel-eventstream``.
     """
 
     source: CredentialSource
@@ -65,6 +66,7 @@ class SocketInfo:
     opted_in: bool
     principal: str
     user: Any
+    carrier: str = "websocket"
 
 
 def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
@@ -79,6 +81,7 @@ def socket_info(handler: web.RequestHandler) -> SocketInfo | None:
         handshake.opted_in,
         handshake.principal,
         handshake.user,
+        handshake.carrier,
     )
 
 
@@ -150,11 +153,13 @@ class _Guarded(WebSocketHandler):
     ) -> None:
         guard = self._token_ws_guard = Guard.of(application)
         handshake = self._token_ws_handshake = guard.begin(request)
+        # A stream of a tunnel has its carrier's credential, whatever stands in its own URL (C7.5).
+        self._token_ws_url = guard.options.allow_token_in_url and handshake.carried is None
         self._token_ws_judge = Judge(
             handshake,
             guard.digest,
             guard.throttle,
-            allow_token_in_url=guard.options.allow_token_in_url,
+            allow_token_in_url=self._token_ws_url,
             tickets=guard.tickets,
         )
         self._token_ws_placed: ExitStack | None = None
@@ -301,7 +306,7 @@ class _Guarded(WebSocketHandler):
         if provider is None:
             return
         await judge.remove_unused(provider, self)
-        allowed = self._token_ws_guard.options.allow_token_in_url
+        allowed = self._token_ws_url
         for token, source in (
             (handshake.url_token if allowed else None, CredentialSource.URL),
             (handshake.header_token, CredentialSource.HEADER),
@@ -417,7 +422,7 @@ class _Guarded(WebSocketHandler):
     def _token_slug(self) -> str:
         """What is wrong with a token that admitted nobody."""
         in_url = self._token_ws_handshake.url_token is not None
-        if in_url and not self._token_ws_guard.options.allow_token_in_url:
+        if in_url and not self._token_ws_url:
             return "url_token_refused"
         return "token_rejected"
 
@@ -610,7 +615,7 @@ class _Guarded(WebSocketHandler):
             raise web.Finish
         if not self._token_ws_is_jupyter:
             remove_ours(self.request, handshake.ours)  # left for the handler to judge by
-        protocol: Any = super().get_websocket_protocol()
+        protocol: Any = carried_protocol(self, super().get_websocket_protocol())
         grant = handshake.grant
         if protocol is not None and grant is not None and grant.single_use:
             accept = functools.partial(self._use_up, protocol.accept_connection)
@@ -668,6 +673,7 @@ class _Guarded(WebSocketHandler):
                 user=handshake.user,
                 remote_ip=self.request.remote_ip or "",
                 kernel=kernel,
+                carrier=handshake.carrier,
                 stream=getattr(self.ws_connection, "stream", None),
                 user_name=handshake.told_name,
                 grant=handshake.grant,
@@ -811,6 +817,23 @@ def guarded_class(kind: type[web.RequestHandler]) -> type[WebSocketHandler]:
         return kind
     mixin = _GuardedJupyter if issubclass(kind, JupyterHandler) else _Guarded
     made: type[WebSocketHandler] = subclass(mixin, cast("Any", kind))
+    return made
+
+
+class _Carried(WebSocketHandler):
+    """What is mixed in before a handler class that the guard does not stand before."""
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """Tornado's, or that of what carries the connection."""
+        return carried_protocol(self, super().get_websocket_protocol())
+
+
+def carried_class(kind: type[web.RequestHandler]) -> type[web.RequestHandler]:
+    """The class in place of ``kind`` for connections that no socket carries: itself, where it is guarded or
+    no websocket's. Raises as ``guarded_class``."""
+    if issubclass(kind, _Guarded) or not issubclass(kind, WebSocketHandler):
+        return kind
+    made: type[web.RequestHandler] = subclass(_Carried, cast("Any", kind))
     return made
 
 

@@ -26,6 +26,18 @@ class Stage(Enum):
     """By an answer that was no refusal of the guard's, or because the client left."""
 
 
+@dataclass(frozen=True)
+class Carried:
+    """A websocket that has no connection of its own: a stream of a tunnel.
+
+    ``carrier`` names what carries it. ``grant`` is what the ticket stands for by which the tunnel was opened,
+    if it was one: the ticket itself may be used up by now, or renewed.
+    """
+
+    carrier: str
+    grant: Grant | None = None
+
+
 @dataclass(eq=False)
 class Handshake:
     """State of one upgrade request.
@@ -62,6 +74,8 @@ class Handshake:
     principal: str = ""
     answered: str | None = None
     chosen: str | None = None
+    carried: Carried | None = None
+    """By what it came, where that is no socket of its own."""
 
     @classmethod
     def begin(cls, request: HTTPServerRequest, offer: Offer, opted_in: bool) -> Handshake:
@@ -69,6 +83,11 @@ class Handshake:
         authorization = request.headers.get("Authorization")
         in_header = None if authorization is None else header_token(authorization)
         return cls(offer, opted_in, url_token(request), in_header, authorization)
+
+    @property
+    def carrier(self) -> str:
+        """What brings the messages."""
+        return "websocket" if self.carried is None else self.carried.carrier
 
     @property
     def shown_authorization(self) -> str | None:

@@ -287,12 +287,17 @@ class Judge:
         """What the request's ticket stands for. Raises ``Refused``."""
         found = cast("tuple[str, CredentialSource]", self.ticket())
         tickets = cast("Tickets", self._tickets)
+        carried = self.handshake.carried
         try:
-            grant = self.handshake.grant = await tickets.look_up(request, found[0])
+            if carried is not None and carried.grant is not None:
+                grant = tickets.pass_on(request, carried.grant)
+            else:
+                grant = await tickets.look_up(request, found[0])
         except Refused as error:
             if error.slug == "too_many_attempts":
                 self.handshake.wait = error.retry_after
             raise
+        self.handshake.grant = grant
         return grant
 
     def settle_ticket(self, handler: web.RequestHandler, user: Any, *, named: bool) -> None:

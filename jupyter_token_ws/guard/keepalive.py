@@ -139,7 +139,7 @@ class Keepalive:
         stream: Any = socket.stream
         if stream is None:
             return
-        if stream.closed():
+        if getattr(stream, "gone", stream.closed)():
             self._registry.discard(socket.handler)  # its handler is stuck and will not tell us
             return
         if connection is None:

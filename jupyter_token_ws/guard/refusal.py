@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from tornado import web
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketHandler, WebSocketProtocol
 
 from jupyter_token_ws.protocol.reasons import REASONS
 from jupyter_token_ws.protocol.subprotocols import choose_refused
@@ -87,6 +87,16 @@ class RefusalBudget:
         return True
 
 
+def carried_protocol(
+    handler: WebSocketHandler, stock: WebSocketProtocol | None
+) -> WebSocketProtocol | None:
+    """What stands for a handler's ``stock`` protocol where no socket carries the connection: a connection may
+    have a method ``websocket_protocol``, which is given the handler. Who accepts nothing accepts no carried
+    connection either."""
+    make: Any = getattr(handler.request.connection, "websocket_protocol", None)
+    return stock if make is None or stock is None else make(handler)
+
+
 class RefusalHandler(WebSocketHandler):
     """Completes the handshake and closes with a reason. Accepts no data.
 
@@ -121,6 +131,10 @@ class RefusalHandler(WebSocketHandler):
     def max_message_size(self) -> int:
         """Control frames only."""
         return MAX_CONTROL_FRAME
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """Tornado's, or that of what carries the connection."""
+        return carried_protocol(self, super().get_websocket_protocol())
 
     def check_origin(self, origin: str) -> bool:
         """The origin was looked at before it was settled what may be told."""

@@ -41,6 +41,8 @@ class OpenSocket:
 
     When it ends, ``ended_by`` is ``client``, ``server`` or ``keepalive``, ``code`` the server's
     close code if it gave one, and ``slug`` its reason if that is one of the table.
+
+    What is no ``socket`` is in the list to end with its credential, and is in no count.
     """
 
     handler: WebSocketHandler
@@ -59,6 +61,7 @@ class OpenSocket:
     kernel_id: str | None = None
     number: int = 0
     grant: Grant | None = None
+    socket: bool = True
     ended_by: str = "client"
     code: int | None = None
     slug: str | None = None
@@ -119,20 +122,27 @@ class Registry:
         """A socket opened."""
         self.discard(socket.handler)
         self._sockets[socket.handler] = socket
-        self._counts[socket.principal] += 1
+        if socket.socket:
+            self._counts[socket.principal] += 1
         self._empty.clear()
 
     def discard(self, handler: WebSocketHandler) -> None:
         """A socket closed; one that is not listed is no error."""
         socket = self._sockets.pop(handler, None)
-        if socket is not None:
+        counts = socket is not None and socket.socket
+        if socket is not None and counts:
             self._counts[socket.principal] -= 1
             if not self._counts[socket.principal]:
                 del self._counts[socket.principal]
         if not self._sockets:
             self._empty.set()
-        if socket is not None:
+        if socket is not None and counts:
             self._on_end(socket)
+
+    @property
+    def sockets(self) -> int:
+        """How many sockets are open."""
+        return self._counts.total()
 
     def count(self, principal: str) -> int:
         """How many sockets of one principal are open."""

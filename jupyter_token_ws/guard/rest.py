@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
@@ -75,6 +75,7 @@ def capabilities_of(handler: web.RequestHandler) -> dict[str, Any]:
             keepalive_timeout=options.keepalive_timeout,
             features=guard.features,
             login=guard.login_document,
+            tunnel=guard.tunnel_document,
         )
     )
 
@@ -132,6 +133,13 @@ class ApiHandler(JupyterHandler):
 
     def _carries_body(self) -> bool:
         return bool(self.request.body)
+
+    def bound_body(self, size: int) -> None:
+        """For who takes a body as it comes: refuse one of more than so many bytes before it is read."""
+        length = self.request.headers.get("Content-Length", "0")
+        if length.isdigit() and (len(length) > 9 or int(length) > size):
+            raise web.HTTPError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        cast("Any", self.request.connection).set_max_body_size(size)  # of what comes in parts
 
     def _methods(self) -> list[str]:
         """What the handler has, among what a request may ask for."""

@@ -89,7 +89,11 @@ class GuardRouter(routing.Router):
         if not isinstance(kind, type) or not issubclass(kind, web.RequestHandler):
             return cast("HTTPMessageDelegate", delegate)
         socket = issubclass(kind, WebSocketHandler)
-        if not upgrade:
+        if upgrade:
+            # A path may be served otherwise to who does not ask for a websocket.
+            kind = cast("type[web.RequestHandler]", getattr(kind, "token_ws_socket", kind))
+            socket = issubclass(kind, WebSocketHandler)
+        else:
             stock_options = kind.options is web.RequestHandler.options
             if request.method == "OPTIONS" and socket and stock_options:
                 return self._delegate(request, self._options_handler)

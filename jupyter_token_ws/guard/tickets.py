@@ -25,7 +25,8 @@ class Grant:
     ``header`` names the request header that is shown to the identity provider, ``Authorization`` or
     ``Cookie``, and ``value`` is what stands in it; both are empty where authentication is off. ``family``
     is what the ticket has in common with its renewals, no secret. ``expires_at`` is in seconds since the
-    epoch. One for a ``single_use`` opens one websocket.
+    epoch. One for a ``single_use`` opens one websocket. ``audience`` is the route prefixes below the base
+    URL that it is for, ``None`` for all.
     """
 
     family: str
@@ -33,6 +34,7 @@ class Grant:
     single_use: bool
     header: str
     value: str = field(repr=False)
+    audience: tuple[str, ...] | None = None
 
     @property
     def secret(self) -> str:
@@ -53,10 +55,13 @@ class Grant:
 
 
 class Tickets(Protocol):
-    """Who keeps tickets. Both raise ``Refused``, with the reason why a ticket is not taken."""
+    """Who keeps tickets. All raise ``Refused``, with the reason why a ticket is not taken."""
 
     def look_up(self, request: HTTPServerRequest, ticket: str) -> Awaitable[Grant]:
         """What a ticket stands for that a request shows; it is not used up by that."""
+
+    def pass_on(self, request: HTTPServerRequest, grant: Grant) -> Grant:
+        """What a ticket that opened a tunnel stands for at one of its streams: no second use of it (C7.5)."""
 
     def consume(self, request: HTTPServerRequest, ticket: str) -> Awaitable[None]:
         """Use up a ticket for a single use, when nothing else can refuse the socket any more (C6.5)."""

@@ -18,9 +18,9 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import IdentityProvider, LegacyIdentityProvider, User
 from tornado import web
 
+from jupyter_token_ws.guard.alone import Judged, judge_alone, judge_of, judge_request
 from jupyter_token_ws.guard.core import Guard
 from jupyter_token_ws.guard.credentials import CredentialSource, header_token
-from jupyter_token_ws.guard.handshake import Handshake
 from jupyter_token_ws.guard.identity import (
     DetachedHandler,
     Judge,
@@ -32,7 +32,6 @@ from jupyter_token_ws.guard.identity import (
 )
 from jupyter_token_ws.guard.refusal import Refused
 from jupyter_token_ws.guard.rest import ApiHandler
-from jupyter_token_ws.protocol.subprotocols import parse_offer
 from jupyter_token_ws.protocol.tickets import is_ticket
 
 from .directory import Place
@@ -113,15 +112,6 @@ class _Deferred(JudgedProvider):
         return user
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A request that was judged: by which judge, on which handler, and whom it is from."""
-
-    handshake: Handshake
-    handler: web.RequestHandler
-    user: User
-
-
 @web.stream_request_body
 class LoginHandler(ApiHandler):
     """The handler of all three methods."""
@@ -142,10 +132,7 @@ class LoginHandler(ApiHandler):
         self.set_header("Cache-Control", "no-store")
         if self._finished:
             return
-        length = self.request.headers.get("Content-Length", "0")
-        if length.isdigit() and (len(length) > 9 or int(length) > MAX_BODY):
-            raise web.HTTPError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        cast("Any", self.request.connection).set_max_body_size(MAX_BODY)  # of what comes in parts
+        self.bound_body(MAX_BODY)
 
     def _carries_body(self) -> bool:
         headers = self.request.headers
@@ -161,15 +148,7 @@ class LoginHandler(ApiHandler):
 
     @functools.cached_property
     def _judge(self) -> Judge:
-        return self._judge_of(self)
-
-    def _judge_of(self, handler: web.RequestHandler) -> Judge:
-        """A judge of a request's header and cookie: nothing in the URL logs anybody in."""
-        guard = Guard.of(self.application)
-        handshake = Handshake.begin(handler.request, parse_offer("", 0), opted_in=False)
-        return Judge(
-            handshake, guard.digest, guard.throttle, allow_token_in_url=False, tickets=guard.tickets
-        )
+        return judge_of(self)
 
     @property
     def _provider(self) -> IdentityProvider:
@@ -240,7 +219,7 @@ class LoginHandler(ApiHandler):
             refuse(error)
         guard = Guard.of(self.application)
         if family is not None and not revoked:
-            sockets = len(guard.registry.by_family(family))
+            sockets = sum(each.socket for each in guard.registry.by_family(family))
             guard.events.ticket_revoked(family=family, user=name, cause="request", sockets=sockets)
         self.set_status(HTTPStatus.NO_CONTENT)
         self.finish()
@@ -249,49 +228,24 @@ class LoginHandler(ApiHandler):
 
     async def _ambient(self) -> Judged:
         """Whom the request is from by its header or cookie, as upstream judges it, XSRF and Origin too."""
-        judged = await self._judged(self._judge, self)
-        self.current_user = cast("Any", self)._jupyter_current_user = judged.user
+        found = await judge_request(self._judge, self._provider, self)
+        self.current_user = cast("Any", self)._jupyter_current_user = found.user
         self._settled = True
         self.set_cors_headers()  # upstream allows more to who came by token
-        if self.request.method != "GET" and judged.handshake.source is not CredentialSource.HEADER:
+        if self.request.method != "GET" and found.handshake.source is not CredentialSource.HEADER:
             self._check_origin()
             self.check_xsrf_cookie()
-        return judged
-
-    async def _judged(self, judge: Judge, handler: web.RequestHandler) -> Judged:
-        """Whom a handler's request is from. Raises ``Refused``."""
-        handshake = judge.handshake
-        try:
-            user = await judge.judge(self._provider, handler)
-        except web.HTTPError as error:
-            if not says_nobody(error):
-                raise
-            user = None
-        if user is not None:
-            return Judged(handshake, handler, user)
-        if handshake.wait is not None:
-            raise Refused("too_many_attempts", handshake.wait)
-        if handshake.forbidden:
-            raise Refused("forbidden")
-        if handshake.header_token:
-            raise Refused("token_rejected")
-        raise Refused("url_token_refused" if handshake.url_token else "credentials_missing")
+        return found
 
     async def _alone(self, header: str, value: str) -> Judged:
         """Whom a request with one credential is from. Raises ``Refused``."""
-        handler = detach(self, value if header == "Authorization" else None)
-        if header == "Cookie":
-            handler.request.headers["Cookie"] = value
-        judged = await self._judged(self._judge_of(handler), handler)
-        if judged.handshake.source is CredentialSource.AMBIENT:
-            raise Refused("token_rejected")  # admitted by something else, whatever was shown
-        return judged
+        return await judge_alone(self, self._provider, header, value)
 
     async def _by_token(self, token: str) -> Judged:
         """Whom a token of the body is for. Raises ``Refused``."""
         if is_ticket(token):
             _refuse_ticket()
-        found = await self._judge_of(self).alone(self._provider, self, token)
+        found = await judge_of(self).alone(self._provider, self, token)
         shown = f"token {token}"
         if found.user is not None and found.handler is not None:
             shown = found.handler.request.headers["Authorization"]  # by which scheme
@@ -333,7 +287,7 @@ class LoginHandler(ApiHandler):
         """Who logs in, what a ticket for them is to stand for, and by what they did."""
         source = "password"
         if not auth_enabled(self._provider):
-            judged = await self._judged(self._judge, self)
+            judged = await judge_request(self._judge, self._provider, self)
             source, behind = CredentialSource.NONE.value, Credential("", "")
         elif asked.password is not None:
             self._check_origin()

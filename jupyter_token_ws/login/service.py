@@ -6,6 +6,7 @@ where tickets are had. Where else a user may have a server is a ``ServerDirector
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from jupyter_token_ws.guard.credentials import header_token
@@ -13,6 +14,7 @@ from jupyter_token_ws.guard.identity import detach
 from jupyter_token_ws.guard.refusal import Refused
 from jupyter_token_ws.guard.tickets import Grant
 from jupyter_token_ws.protocol.reasons import Feature
+from jupyter_token_ws.protocol.tickets import covers
 
 from .directory import Caller
 from .tickets import BadRequest, Ticket, TicketError, UnknownTicket
@@ -108,6 +110,12 @@ class Login:
             refuse(error)
         return found
 
+    def pass_on(self, request: HTTPServerRequest, grant: Grant) -> Grant:
+        """What the ticket of a tunnel stands for at one of its streams. See ``guard.tickets.Tickets``."""
+        if not covers(grant.audience, request.path, self._base):
+            raise Refused("wrong_audience")
+        return replace(grant, single_use=False)
+
     async def consume(self, request: HTTPServerRequest, ticket: str) -> None:
         """Use up a ticket for a single use. See ``guard.tickets.Tickets``."""
         try:
@@ -172,7 +180,14 @@ def login_cookie(
 def grant_of(ticket: Ticket) -> Grant:
     """A ticket as the guard sees it."""
     behind = ticket.credential
-    return Grant(ticket.family, ticket.expires_at, ticket.single_use, behind.kind, behind.value)
+    return Grant(
+        ticket.family,
+        ticket.expires_at,
+        ticket.single_use,
+        behind.kind,
+        behind.value,
+        ticket.audience,
+    )
 
 
 def name_of(ticket: Ticket) -> str:

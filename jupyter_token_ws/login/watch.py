@@ -225,7 +225,9 @@ class Watch:
             for socket in sockets
             if socket.grant and socket.ended_by == "client"  # else it was told before
         }
-        counts = {family: len(registry.by_family(family)) for family in users}
+        counts = {
+            family: sum(each.socket for each in registry.by_family(family)) for family in users
+        }
         for socket in sockets:
             registry.close(socket, "token_revoked")
         for family, user in users.items():

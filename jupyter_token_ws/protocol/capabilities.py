@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from .reasons import Feature, published
-from .subprotocols import KERNEL, MARKER, REASON_MARKER
+from .subprotocols import KERNEL, MARKER, REASON_MARKER, TUNNEL
 from .versions import API_VERSIONS
 
 CLOSE_REASONS = ("offered", "explicit", "always", "never")
@@ -28,7 +28,7 @@ class Facts:
     ``sockets`` are route templates below ``base_url``. ``close_reasons`` is one of
     ``CLOSE_REASONS``. ``keepalive_interval`` 0 means that the guard sends no pings,
     ``keepalive_timeout`` 0 that it drops nobody for silence. ``login`` is what there is to say of
-    login, ``None`` where there is none.
+    login, and ``tunnel`` of the tunnel besides its subprotocol; ``None`` where there is none.
     """
 
     base_url: str
@@ -41,6 +41,7 @@ class Facts:
     keepalive_timeout: float
     features: frozenset[Feature] = frozenset({Feature.GUARD})
     login: Mapping[str, Any] | None = None
+    tunnel: Mapping[str, Any] | None = None
 
 
 def capabilities_document(facts: Facts) -> dict[str, Any]:
@@ -64,6 +65,9 @@ def capabilities_document(facts: Facts) -> dict[str, Any]:
             "mode": facts.close_reasons,
             "codes": published(facts.features),
         }
+    if facts.tunnel is not None:
+        document["transports"] += ["tunnel-websocket", "tunnel-eventstream"]
+        document["tunnel"] = {"subprotocol": TUNNEL, **facts.tunnel}
     if facts.login is not None:
         document["login"] = dict(facts.login)
     if facts.keepalive_interval > 0:

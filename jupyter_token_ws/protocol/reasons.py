@@ -96,6 +96,7 @@ def _table() -> dict[str, Reason]:
         Reason("unsupported_version", 4406, stop, "no version in common", tunnel),
         Reason("open_timeout", 4408, retry, "it took too long to open"),
         Reason("replaced", 4409, stop, "the same session connected again"),
+        Reason("out_of_order", 4409, retry, "what came before this is missing", tunnel, told=False),
         Reason("gone", 4410, stop, "the kernel was shut down"),
         Reason("resume_failed", 4410, retry, "what was missed is lost", tunnel),
         Reason("other_server", 4421, redirect, "this belongs to another server", login),

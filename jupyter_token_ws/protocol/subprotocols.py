@@ -20,6 +20,9 @@ REASON_MARKER = "v1.reason.websocket.jupyter.org"
 KERNEL = "v1.kernel.websocket.jupyter.org"
 """The kernel wire protocol, which exists upstream."""
 
+TUNNEL = "v1.tunnel.websocket.jupyter.org"
+"""Many sockets over one connection (contract section 7)."""
+
 MAX_TOKEN_SIZE = 4096
 """The default limit of a token, in bytes as encoded in the header (C1.3)."""
 

@@ -111,6 +111,11 @@ def covers(audience: Sequence[str] | None, path: str, base_url: str = "/") -> bo
     return False
 
 
+def climbs(path: str) -> bool:
+    """Whether a path has a segment that leads up, however it is encoded."""
+    return _climbs(_decoded(path))
+
+
 def _decoded(path: str) -> list[bytes]:
     # Bytes: text that is no UTF-8 would be replaced, and then equal to other such text.
     return [unquote_to_bytes(part) for part in path.encode("utf-8", "surrogatepass").split(b"/")]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from pathlib import Path
 
-import psutil
 import pytest
 
 from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
 from tests.integration.conftest import Start
 from tests.support import inside
 from tests.support.live_kernel import Client
-from tests.support.served_kernel import Served, reset
+from tests.support.served_kernel import Served, had, no_more, reset
 from tests.support.waiting import auntil
 
 CONFIG = {
@@ -27,23 +24,6 @@ from IPython.display import display
 for n in range(40):
     display({"text/plain": "x" * 100_000}, raw=True)
 """
-
-
-def had(kernel: Served) -> dict[str, int]:
-    """What could be left behind: descriptors by their kind, temporary files, tasks and clients."""
-    process = psutil.Process(kernel.server.pid)
-    kinds: dict[str, int] = dict(kernel.server.request("GET", inside.PATH).json())
-    for path in Path(f"/proc/{process.pid}/fd").iterdir():
-        try:
-            kind = re.sub(r"[\d\[\]]+", "", str(path.readlink()).partition(":")[0])
-        except OSError:  # closed meanwhile
-            continue
-        kind = "file" if kind.startswith("/") else kind
-        kinds[kind] = kinds.get(kind, 0) + 1
-    home = kernel.server.log_path.parent
-    places = (home / "runtime", home / "tmp")
-    kinds["temporary"] = sum(1 for place in places for _ in place.iterdir())
-    return kinds
 
 
 async def during_connect(kernel: Served, number: int) -> int:
@@ -77,7 +57,7 @@ async def during_spool(kernel: Served, number: int) -> int:
     async with kernel.client(f"beside-{number}") as beside:
         running = await client.execute(FLOOD)
         await beside.until("status", running, execution_state="idle")
-        spooled = had(kernel)["spooled"]
+        spooled = had(kernel.server)["spooled"]
         reset(client)
     return spooled
 
@@ -94,12 +74,12 @@ async def test_connections_that_break_leave_nothing_behind(start: Start, cycles:
         for number in range(len(ways)):
             await ways[number](kernel, -number)
         await kernel.becomes(connections=1)
-        before = had(kernel)
+        before = had(kernel.server)
         spools = 0
         for number in range(cycles):
             spools = max(spools, await ways[number % len(ways)](kernel, number))
         await kernel.becomes(connections=1)
-        await auntil(lambda: no_more(had(kernel), before), "everything to be given back")
+        await auntil(lambda: no_more(had(kernel.server), before), "everything to be given back")
         assert spools > 0, "nothing was ever spooled"
         reading.cancel()
     await kernel.becomes(connections=0)
@@ -113,7 +93,3 @@ async def read(client: Client) -> None:
     while (frame := await client.knock.read_frame()) is not None:
         if frame[0] == 9:
             await client.knock.send(frame[1], opcode=10)
-
-
-def no_more(now: dict[str, int], before: dict[str, int]) -> bool:
-    return all(count <= before.get(kind, 0) for kind, count in now.items())

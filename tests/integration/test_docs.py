@@ -5,6 +5,7 @@ What a page says the server or a program prints is compared with what is printed
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from jupyter_client.kernelspec import KernelSpec
@@ -26,13 +28,16 @@ from jupyter_token_ws.app import TokenWebSocketApp
 from jupyter_token_ws.bridge.server import wanted_for
 from tests.plugins.programs import requires, requires_node_package
 from tests.support import process
+from tests.support.knock import TIMEOUT
 from tests.support.pages import ROOT, blocks, replace, save
 from tests.support.process import TOKEN, Answer, Server, free_port, request, run, start_server
+from tests.support.tunnel_carriers import FarEvents
 from tests.support.waiting import until
 
 QUICKSTART = "docs/tutorial/quickstart.md"
 CLIENT = "docs/how-to/use-it-from-your-client.md"
 AUTHORS = "docs/how-to/close-with-a-reason.md"
+STREAMS = "docs/how-to/stream-from-your-extension.md"
 CONFIGURE = "docs/how-to/configure.md"
 SETTINGS = "docs/reference/configuration.md"
 SIZE = "docs/how-to/size-it-for-your-server.md"
@@ -410,6 +415,131 @@ def test_tornado_application(authors, extended, tmp_path):
         assert printed == says(AUTHORS, "you are ann\nhello\n")
         printed = output([sys.executable, "knock.py", "lobby"], folder, "wrong")
         assert printed == f"{REJECTED.removeprefix('closed ')}\n"
+
+
+# -- an extension that streams -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory) -> Path:
+    """The folder of somebody who saved every file of the page."""
+    folder = tmp_path_factory.mktemp("streams")
+    names = save(STREAMS, folder)
+    assert names == ["my_count.py", "add.py", "my_pipe.py", "my_greeting.py"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def streaming(streams, tmp_path_factory) -> Iterator[Server]:
+    """A server with the page's extensions."""
+    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{streams}"}
+    extensions = {"my_count": True, "my_pipe": True, "my_greeting": True}
+    with start_server(
+        tmp_path_factory.mktemp("streaming"), extensions=extensions, env=path
+    ) as server:
+        replace(streams / "add.py", {"ws://localhost:8888/": server.ws_url})
+        yield server
+
+
+def test_stream_counts(streams, streaming):
+    printed = output([sys.executable, "add.py", "30", "12"], streams)
+    assert printed == says(STREAMS, "hello over websocket\n30\n42\n")
+
+
+def test_stream_is_closed_for_a_reason(streams, streaming):
+    printed = output([sys.executable, "add.py", "30", "cats"], streams)
+    assert printed == says(
+        STREAMS,
+        "hello over websocket\n30\n4400 bad_request: the request was not understood\n",
+    )
+
+
+@pytest.mark.requires("curl", "curl")
+def test_stream_of_a_tunnel(streams, streaming):
+    (line,) = [block for block in blocks(STREAMS, "sh") if block.startswith("curl")]
+    expected = says(STREAMS, "event: open\ndata: {}\n\ndata: hello over tunnel-eventstream\n\n")
+    address = "http://localhost:8888/"
+    assert address in line
+    words = shlex.split(line.replace(address, streaming.url).replace("$JUPYTER_TOKEN", TOKEN))
+    with subprocess.Popen([*words, "--silent"], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        printed = "".join(program.stdout.readline() for _ in expected.splitlines())
+        program.kill()
+    assert printed == expected
+
+
+SENDS = "socket.send(number)"
+
+
+def piping(streams: Path) -> Path:
+    """The page's client, for its program: nobody is greeted there."""
+    program = streams / "piping.py"
+    program.write_text((streams / "add.py").read_text())
+    greeting = "            print(await socket.recv())\n            for"
+    replace(program, {"my-count": "my-pipe", greeting: "            for"})
+    return program
+
+
+def test_stream_of_a_program(streams, streaming):
+    """Over a socket: its client hears each line, but not what is said after its own end."""
+    program = piping(streams)
+    assert output([sys.executable, program, "one", "two"], streams) == "ONE\nTWO\n"
+
+
+def test_stream_of_a_program_ends_for_a_reason(streams, streaming):
+    """The task that failed is the one that is told of, not the end of the program that is killed for it."""
+    program = piping(streams)
+    replace(program, {SENDS: "socket.send(number.encode())"})
+    printed = output([sys.executable, program, "one"], streams)
+    assert printed == "4400 bad_request: the request was not understood\n"
+
+
+def test_stream_of_a_program_takes_long_lines(streams, streaming):
+    program = piping(streams)
+    replace(program, {SENDS: "socket.send(number * 100_000)"})
+    assert output([sys.executable, program, "one"], streams) == f"{'ONE' * 100_000}\n"
+
+
+def test_stream_counts_no_number_that_is_too_long(streams, streaming):
+    program = streams / "long_number.py"
+    program.write_text((streams / "add.py").read_text())
+    replace(program, {SENDS: "socket.send(number * 5000)"})
+    assert output([sys.executable, program, "9"], streams) == (
+        "hello over websocket\n4400 bad_request: the request was not understood\n"
+    )
+
+
+async def test_stream_of_a_program_over_a_tunnel(streams, streaming):
+    """There the client's end is the program's, and what that says then is heard."""
+    there: Any = SimpleNamespace(
+        port=streaming.port, base="/", host=f"127.0.0.1:{streaming.port}", token=TOKEN
+    )
+    far = FarEvents(there)
+    await far.connect()
+    await asyncio.wait_for(far.attached(), TIMEOUT)
+    socket = await far.open("my-pipe").wait_open()
+    for line in ("one", "two"):
+        await socket.send(line)
+    socket.end()
+    await socket.wait_closed()
+    assert list(socket.heard) == ["ONE", "TWO", "2 lines"]
+    assert socket.code is None
+    await far.cut()
+    await far.leave()
+
+
+def test_stream_of_a_function(streams, streaming):
+    program = streams / "greeted.py"
+    program.write_text((streams / "add.py").read_text().replace("my-count", "my-greeting"))
+    assert output([sys.executable, "greeted.py"], streams) == "hello\n"
+
+
+@pytest.mark.parametrize("path", ["my-count", "my-pipe", "my-greeting"])
+def test_streams_are_not_for_everybody(path, streams, streaming):
+    program = streams / f"wrong-{path}.py"
+    program.write_text((streams / "add.py").read_text().replace("my-count", path))
+    printed = output([sys.executable, program, "1"], streams, "wrong")
+    assert printed == f"{REJECTED.removeprefix('closed ')}\n"
 
 
 # -- configuration -----------------------------------------------------------------------------------

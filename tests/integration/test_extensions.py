@@ -8,113 +8,31 @@ application never sees the server's token.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
-from jupyter_ydoc import YUnicode
-from pycrdt import YMessageType, create_sync_message, create_update_message, handle_sync_message
+from pycrdt import create_sync_message, create_update_message
 
 from jupyter_token_ws.protocol.reasons import REASONS
-from jupyter_token_ws.protocol.subprotocols import (
-    MARKER,
-    REASON_MARKER,
-    encode_token,
-    offer_subprotocols,
-)
-from tests.support import process, proxied_app
+from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER, offer_subprotocols
 from tests.support.clients import Client, connect_websockets
+from tests.support.extensions import TEXT, TOKEN, Peer, Place, assert_clean, forms, serving
 from tests.support.knock import TIMEOUT, Knock, knock, refused
-from tests.support.process import Server, free_port, start_server
 from tests.support.waiting import until
 
-TOKEN = "the/server's (own) token=%3F"
 OFFER = offer_subprotocols((), TOKEN)
 HEADER = {"Authorization": f"token {TOKEN}"}
 IN_URL = f"token={quote(TOKEN, safe='')}"
-TEXT = "one line\n"
-PING_INTERVAL = 0.2
-
-
-@dataclass(frozen=True)
-class Place:
-    """The server, the port of the application behind it, what reached that, and a document's room."""
-
-    server: Server
-    app_port: int
-    record: Path
-    room: str
-
-    def seen(self, probe: str) -> list[dict[str, Any]]:
-        """What reached the application so far and has this in its address."""
-        lines = self.record.read_text("utf-8").splitlines()
-        return [request for request in map(json.loads, lines) if probe in request["uri"]]
-
-    def path(self, name: str) -> str:
-        """A websocket of each extension; the proxy has two kinds of them."""
-        return {
-            "lsp": "lsp/ws/pylsp",
-            "collaboration": self.room,
-            "proxy": f"proxy/{self.app_port}/socket",
-            "named_proxy": "app/socket",
-        }[name]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp("extensions")
-    app_port, record = free_port(), directory / "record.jsonl"
-    app = [sys.executable, proxied_app.__file__, str(app_port), str(record)]
-    with (
-        process.run(app, directory / "app.log"),
-        start_server(
-            directory,
-            token=TOKEN,
-            extensions={
-                "jupyter_lsp": True,
-                "jupyter_server_fileid": True,
-                "jupyter_server_ydoc": True,
-                "jupyter_server_proxy": True,
-            },
-            config={
-                "ServerApp": {"log_level": "DEBUG"},
-                "TokenWebSocketApp": {
-                    "keepalive_interval": PING_INTERVAL,
-                    "keepalive_timeout": 60,
-                    "refusal_burst": 1000,
-                },
-                "LanguageServerManager": {
-                    "autodetect": False,
-                    "language_servers": {
-                        "pylsp": {
-                            "argv": [sys.executable, "-m", "pylsp"],
-                            "display_name": "pylsp",
-                            "languages": ["python"],
-                            "mime_types": ["text/x-python"],
-                            "version": 2,
-                        }
-                    },
-                },
-                "ServerProxy": {"servers": {"app": {"command": [], "port": app_port}}},
-            },
-        ) as server,
-    ):
-        # A stock server does not end either once a shared document was left while it was being opened.
-        server.abruptly = True
-        until(record.exists, "the application is up")
-        body = {"type": "file", "format": "text", "content": TEXT}
-        assert server.request("PUT", "api/contents/note.txt", body).status == 201
-        kind = {"format": "text", "type": "file"}
-        session = server.request("PUT", "api/collaboration/session/note.txt", kind).json()
-        room = "api/collaboration/room/text:file:{fileId}?sessionId={sessionId}".format(**session)
-        yield Place(server, app_port, record, room)
+    with serving(tmp_path_factory.mktemp("extensions")) as running:
+        yield running
 
 
 SOCKETS = ["lsp", "collaboration", "proxy", "named_proxy"]
@@ -206,24 +124,6 @@ async def test_C2_6_language_server_answers(place):
         assert answer["result"]["capabilities"]["hoverProvider"] is True
 
 
-class Peer:
-    """One editor of the document."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.document = YUnicode()
-
-    async def until_source(self, wanted: str) -> None:
-        """Take part in the exchange until the document reads so."""
-        while self.document.source != wanted:
-            message = await self.client.receive()
-            assert isinstance(message, bytes), f"closed with {self.client.code}"
-            if message[0] == YMessageType.SYNC:
-                reply = handle_sync_message(message[1:], self.document.ydoc)
-                if reply is not None:
-                    await self.client.send(reply)
-
-
 async def test_C2_6_collaboration_room_syncs(place):
     async with (
         await _open(place, "collaboration") as one,
@@ -267,25 +167,6 @@ async def _credential(place: Place, route: str) -> tuple[list[str], dict[str, st
     return [], {"Cookie": await _login_cookie(place)}, []
 
 
-def _forms(token: str) -> list[str]:
-    """The token in every form in which it could have slipped through."""
-    return [
-        token,
-        quote(token, safe=""),
-        encode_token(token),
-        base64.b64encode(token.encode()).decode().rstrip("="),
-        base64.urlsafe_b64encode(token.encode()).decode().rstrip("="),
-    ]
-
-
-def _assert_clean(request: dict[str, Any]) -> None:
-    text = json.dumps(request["headers"]) + request["uri"] + request["body"]
-    for form in _forms(TOKEN):
-        assert form not in text
-    assert MARKER not in text
-    assert REASON_MARKER not in text
-
-
 @pytest.mark.parametrize("name", ["proxy", "named_proxy"])
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("own", [["app.v1", "app.secret"], []], ids=["own_subprotocols", "none"])
@@ -299,7 +180,7 @@ async def test_C1_1_C2_3_proxied_application_gets_no_token(own, route, name, pla
         await socket.send("echo me")
         assert await socket.wait_message() == "echo me"
     (request,) = place.seen(probe)
-    _assert_clean(request)
+    assert_clean(request)
     assert request["uri"] == f"/socket?a={probe}&b=%2F"
     reached = {key.lower(): value for key, value in request["headers"]}
     assert "authorization" not in reached
@@ -318,7 +199,7 @@ async def test_C2_3_the_applications_own_token_parameter_stays(route, name, plac
         await socket.send(b"\x00\xff")
         assert await socket.wait_message() == b"\x00\xff"
     (request,) = place.seen(probe)
-    _assert_clean(request)
+    assert_clean(request)
     assert request["uri"] == f"/socket?token=the-apps-own&x={probe}"
 
 
@@ -335,7 +216,7 @@ async def test_C2_1_C2_3_the_applications_own_authorization_stays(own, route, na
         await socket.send("x")
         assert await socket.wait_message() == "x"
     (request,) = place.seen(probe)
-    _assert_clean(request)
+    assert_clean(request)
     assert [value for key, value in request["headers"] if key == "Authorization"] == [own]
 
 
@@ -352,7 +233,7 @@ async def test_C2_3_beside_the_applications_own_token(name, parameters, place):
         await socket.send("x")
         assert await socket.wait_message() == "x"
     (request,) = place.seen(probe)
-    _assert_clean(request)
+    assert_clean(request)
     assert request["uri"] == f"/socket?token=own&probe={probe}"
     assert "Authorization" not in dict(request["headers"])
 
@@ -372,7 +253,7 @@ async def test_C2_3_no_token_in_the_referer(route, name, place):
         await socket.send("x")
         assert await socket.wait_message() == "x"
     (request,) = place.seen(probe)
-    _assert_clean(request)
+    assert_clean(request)
 
 
 @pytest.mark.parametrize("name", ["proxy", "named_proxy"])
@@ -389,7 +270,7 @@ async def test_C1_2_no_token_in_a_plain_request(name, place):
     user.writer.close()
     assert (user.status, user.body) == (200, b"page")
     (request,) = place.seen(probe)
-    for form in _forms(TOKEN):
+    for form in forms(TOKEN):
         assert form not in json.dumps(request)
 
 
@@ -408,5 +289,5 @@ async def test_C1_2_no_token_in_the_log(name, route, place):
     until(lambda: probe in place.server.log(), "the log")
     log = place.server.log()
     assert "[D " in log
-    for form in _forms(TOKEN):
+    for form in forms(TOKEN):
         assert form not in log

@@ -13,7 +13,7 @@ import pytest
 
 from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER, offer_subprotocols
 from tests.support.door import EVENTS
-from tests.support.entering import OPEN, enter
+from tests.support.entering import OPEN, enter, ticket, ticket_for_cookie
 from tests.support.hub import Hub, jupyterhub
 from tests.support.knock import Knock, knock
 from tests.support.process import request
@@ -80,14 +80,6 @@ async def ended(socket: Knock) -> tuple[int | None, str]:
     return socket.code, socket.slug
 
 
-def ticket(server: str, token: str) -> str:
-    """A ticket for a token of the Hub's."""
-    answer = request("POST", f"{server}api/token-ws/login", {}, token=token)
-    assert answer.status == 200, answer
-    found: str = answer.json()["token"]
-    return found
-
-
 def wait_for_a_round(hub: Hub, user: str = "ann") -> None:
     """Wait until the Hub was asked who somebody is, twice: the first may have been under way."""
 
@@ -137,15 +129,11 @@ async def test_C6_7_who_logs_out_at_the_hub_is_out(hub: Hub, anns, kernel):
 
 
 async def test_C6_7_a_ticket_for_a_cookie_ends_with_the_logout_at_the_hub(hub: Hub, anns, kernel):
-    cookie = hub.log_in("ann", anns)
-    xsrf = cookie.partition("_xsrf=")[2].partition(";")[0]
-    headers = {"Cookie": cookie, "X-XSRFToken": xsrf, "Origin": hub.url.rstrip("/")}
-    answer = request("POST", f"{anns}api/token-ws/login", {}, headers)
-    assert answer.status == 200, answer
-    socket = await opened(kernel, answer.json()["token"])
+    shown = ticket_for_cookie(anns, hub.log_in("ann", anns))
+    socket = await opened(kernel, shown)
     hub.log_out("ann")
     assert await ended(socket) == REVOKED
-    assert await enter(anns, answer.json()["token"]) == REVOKED
+    assert await enter(anns, shown) == REVOKED
 
 
 async def test_C6_7_while_the_hub_does_not_answer_sockets_live_on(hub: Hub, anns, kernel):

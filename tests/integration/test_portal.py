@@ -77,7 +77,8 @@ async def test_C6_2_a_login_at_the_portal_ends_in_a_kernel_on_the_user_s_own_ser
     token = hub.token_of("ann", PORTAL_SCOPES, expires_in=300)
     told = logged_in(hub.portal_url, token, {"max_age": 120})
     server = {"base_url": hub.server_url("ann"), "ready": True}
-    assert (told["server"], told["expires_in"]) == (server, 120)
+    assert told["server"] == server
+    assert 110 < told["expires_in"] <= 120  # less the time until it was told
     assert told["user"]["username"] == "ann"
     # As a client goes on: what the server is, without a credential, and then the new one.
     base_url = told["server"]["base_url"]
@@ -208,7 +209,7 @@ async def test_C6_2_without_a_hub_the_other_server_is_asked_for_a_ticket(start: 
     )
     told = logged_in(portal.url, TOKEN, {"max_age": 120, "audience": ["api/kernels"]})
     assert told["server"] == {"base_url": anns.url, "ready": True}
-    assert told["expires_in"] == 120
+    assert 110 < told["expires_in"] <= 120  # less the time until it was told
     assert await run_cell(anns.url, told["token"], "print(6 * 7)") == "42\n"
     assert await enter(anns.url, told["token"]) == (4403, "wrong_audience")
     assert await enter(anns.url, TOKEN) == REJECTED

@@ -27,3 +27,10 @@ class RefusesFor(Authorizer):
             slug, _, seconds = file.read_text("utf-8").partition(" ")
             raise Refused(slug, int(seconds) if seconds else None)
         return True
+
+
+class NoStreams(Authorizer):
+    """Nothing that is asked as ``execute`` on ``mine``."""
+
+    def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
+        return (action, resource) != ("execute", "mine")

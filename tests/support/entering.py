@@ -55,3 +55,23 @@ async def run_cell(server: str, token: str, code: str) -> str:
                 done = done or kind == "execute_reply"
     assert request("DELETE", f"{server}api/kernels/{kernel}", token=token).status == 204
     return printed
+
+
+def ticket(server: str, token: str) -> str:
+    """A ticket for a token."""
+    return _ticket(server, {"Authorization": f"token {token}"})
+
+
+def ticket_for_cookie(server: str, cookie: str) -> str:
+    """A ticket for the cookies of a page of the server's."""
+    xsrf = cookie.partition("_xsrf=")[2].partition(";")[0]
+    address = urlsplit(server)
+    origin = f"{address.scheme}://{address.netloc}"
+    return _ticket(server, {"Cookie": cookie, "X-XSRFToken": xsrf, "Origin": origin})
+
+
+def _ticket(server: str, headers: dict[str, str]) -> str:
+    answer = request("POST", f"{server}api/token-ws/login", {}, headers)
+    assert answer.status == 200, answer
+    found: str = answer.json()["token"]
+    return found

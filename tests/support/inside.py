@@ -1,5 +1,5 @@
-"""A server extension that tells what goes on inside the server: tasks, and what the bridge holds. It also
-sets traits of the kernel manager, where a test has to be ready before they count.
+"""A server extension that tells what goes on inside the server: tasks, what the bridge holds, and
+tunnels. It also sets traits of the kernel manager, where a test has to be ready before they count.
 
 Name it in ``start_server(extensions={"tests.support.inside": True})``, and ask for ``PATH``; or post the
 traits there.
@@ -8,12 +8,16 @@ traits there.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
 from jupyter_token_ws.bridge.server import Bridge
+from jupyter_token_ws.tunnel.tunnels import Tunnels
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
@@ -26,8 +30,13 @@ class Inside(APIHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Tell them."""
+        """Tell them; ``?tidy`` gives back first what Python and malloc keep without need."""
+        if self.request.query == "tidy":
+            gc.collect()
+            if sys.platform == "linux":
+                ctypes.CDLL(None).malloc_trim(0)
         bridge = Bridge.of(self.settings)
+        tunnels = Tunnels.of(self.application)
         hubs: list[Any] = list(bridge._hubs.values())
         self.finish(
             {
@@ -35,6 +44,8 @@ class Inside(APIHandler):
                 "hubs": len(hubs),
                 "clients": sum(len(hub.clients) for hub in hubs),
                 "spooled": bridge.quota.used,
+                "tunnels": len(tunnels),
+                "streams": sum(len(tunnel.streams) for tunnel in tunnels),
             }
         )
 

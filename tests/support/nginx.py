@@ -3,8 +3,8 @@ test. The machine's own nginx service is not touched.
 
     with nginx(tmp_path, server.port) as proxy:
         ...  # proxy.url, proxy.requests()
-    with nginx(tmp_path, server.port, websockets=False) as proxy:
-        ...  # as so many are set up: upgrades do not get through
+    with nginx(tmp_path, server.port, websockets=False, http="1.0", body_limit="1m") as proxy:
+        ...  # as it is by itself: upgrades do not get through, answers are buffered, large bodies refused
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ http {{
   fastcgi_temp_path temporary;
   uwsgi_temp_path temporary;
   scgi_temp_path temporary;
-  client_max_body_size 0;
+  client_max_body_size {body_limit};
   map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
   server {{
     listen 127.0.0.1:{port};
     location = {probe} {{ access_log off; return 204; }}
     location / {{
       proxy_pass http://127.0.0.1:{upstream};
-      proxy_http_version 1.1;
+      proxy_http_version {http};
+      proxy_buffering on;
       proxy_set_header Host $http_host;
       {upgrade}
       {swallow}
@@ -116,6 +117,8 @@ def nginx(
     upstream: int,
     *,
     websockets: bool = True,
+    http: str = "1.1",
+    body_limit: str = "0",
     swallows: int | None = None,
     port: int | None = None,
     name: str = "nginx",
@@ -127,6 +130,8 @@ def nginx(
         upstream: a port of the loopback address. Nobody need listen there yet.
         websockets: whether the headers of an upgrade are passed on. nginx does not by itself, which is why
             so many servers stand behind proxies that let no websocket through.
+        http: version that nginx speaks to the server.
+        body_limit: ``client_max_body_size``; ``"0"`` is none.
         swallows: a port to pass upgrades on to, where somebody listens who never answers.
         port: listen there, where somebody has to know it before; else on a free one.
         name: tells apart several proxies of one test.
@@ -142,6 +147,8 @@ def nginx(
             port=port,
             probe=_PROBE,
             upstream=upstream,
+            http=http,
+            body_limit=body_limit,
             upgrade=_UPGRADE if websockets else "",
             swallow=""
             if swallows is None

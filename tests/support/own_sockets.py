@@ -8,15 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from jupyter_token_ws import MessageStream, StreamHandler, StreamInfo
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
+
+
+async def echo(handler: WebSocketHandler, message: str | bytes) -> None:
+    with suppress(WebSocketClosedError):  # the client has left
+        await handler.write_message(message, binary=isinstance(message, bytes))
 
 
 class Echo(WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -28,7 +36,7 @@ class Echo(WebSocketMixin, WebSocketHandler, JupyterHandler):
         await super().get(*args, **kwargs)
 
     async def on_message(self, message: str | bytes) -> None:
-        await self.write_message(message, binary=isinstance(message, bytes))
+        await echo(self, message)
 
 
 class Plain(WebSocketHandler):
@@ -38,7 +46,19 @@ class Plain(WebSocketHandler):
         return True
 
     async def on_message(self, message: str | bytes) -> None:
-        await self.write_message(message, binary=isinstance(message, bytes))
+        await echo(self, message)
+
+
+class Streamed(StreamHandler):
+    """An echo that says at the end of messages how many these were."""
+
+    async def on_stream(self, stream: MessageStream, info: StreamInfo) -> None:
+        count = 0
+        async for message in stream:
+            await stream.send(message)
+            count += 1
+        await stream.send(f"{count} messages")
+        await stream.send_eof()
 
 
 class FailsInGet(Echo):
@@ -57,6 +77,12 @@ class FailsInMessage(Echo):
         raise RuntimeError(f"in on_message() of {self.request!r}")
 
 
+class OpensLate(Echo):
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        await asyncio.sleep(0.2)
+        await super().get(*args, **kwargs)
+
+
 class NeverOpens(Echo):
     async def get(self, *args: Any, **kwargs: Any) -> None:
         await asyncio.Event().wait()
@@ -68,10 +94,12 @@ EVENT_LOG = "TEST_EVENT_LOG"
 SOCKETS = {
     "own/echo": Echo,
     "own/plain": Plain,
+    "own/streamed": Streamed,
     "own/fails-in-get": FailsInGet,
     "own/fails-in-open": FailsInOpen,
     "own/fails-in-message": FailsInMessage,
     "own/never-opens": NeverOpens,
+    "own/opens-late": OpensLate,
 }
 
 

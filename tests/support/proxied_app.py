@@ -49,6 +49,9 @@ class Echo(Recorder, WebSocketHandler):
         return subprotocols[0] if subprotocols else None
 
     async def on_message(self, message: str | bytes) -> None:
+        if message == "close":
+            self.close(4123, "the application's own")
+            return
         await self.write_message(message, binary=isinstance(message, bytes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from jupyter_token_ws.protocol.subprotocols import KERNEL, REASON_MARKER
+from tests.support import inside
 from tests.support.knock import knock
 from tests.support.live_kernel import Client, install
 from tests.support.process import Server
@@ -129,6 +131,29 @@ async def hear_out(
 
     await asyncio.wait_for(listen(), deadline)
     return heard
+
+
+def had(server: Server) -> dict[str, int]:
+    """What a server could leave behind: descriptors by their kind, temporary files, tasks and clients. It has
+    the extension ``tests.support.inside``."""
+    process = psutil.Process(server.pid)
+    kinds: dict[str, int] = dict(server.request("GET", inside.PATH).json())
+    for path in Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            kind = re.sub(r"[\d\[\]]+", "", str(path.readlink()).partition(":")[0])
+        except OSError:  # closed meanwhile
+            continue
+        kind = "file" if kind.startswith("/") else kind
+        kinds[kind] = kinds.get(kind, 0) + 1
+    home = server.log_path.parent
+    places = (home / "runtime", home / "tmp")
+    kinds["temporary"] = sum(1 for place in places for _ in place.iterdir())
+    return kinds
+
+
+def no_more(now: dict[str, int], before: dict[str, int]) -> bool:
+    """Whether nothing is left behind."""
+    return all(count <= before.get(kind, 0) for kind, count in now.items())
 
 
 class Memory:

@@ -56,21 +56,23 @@ def machine(tmp_path):
     return run
 
 
+PROGRAMS = ("caddy", "chromium", "curl", "haproxy", "nginx", "node", "npm", "redis-server")
 MAKE = ["make test REQUIRE_ALL=1", "make test-all REQUIRE_ALL=1"]
 
 
 def test_what_is_missing_is_installed_first(machine):
     status, said = machine()
     assert status == 0
+    packages = "caddy chromium curl haproxy nginx nodejs npm redis-server"
     assert said == [
         "apt-get update -qq",
-        "apt-get install -qq -y --no-install-recommends chromium nginx nodejs npm redis-server",
+        f"apt-get install -qq -y --no-install-recommends {packages}",
         *MAKE,
     ]
 
 
 def test_nothing_is_installed_where_nothing_is_missing(machine):
-    for name in ("chromium", "nginx", "node", "npm", "redis-server"):
+    for name in PROGRAMS:
         machine.add(name, "")
     assert machine() == (0, MAKE)
 
@@ -82,7 +84,7 @@ def test_without_root_nothing_is_installed(machine):
 
 
 def test_failure_stops_the_run(machine):
-    for name in ("chromium", "nginx", "node", "npm", "redis-server"):
+    for name in PROGRAMS:
         machine.add(name, "")
     status, said = machine(FAIL="2")
     assert status == 2

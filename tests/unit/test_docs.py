@@ -16,8 +16,8 @@ import pytest
 import jupyter_token_ws
 from jupyter_token_ws.cli import main
 from jupyter_token_ws.guard.core import GuardOptions
-from jupyter_token_ws.protocol.reasons import REASONS
-from tools import docs
+from jupyter_token_ws.protocol.tunnel import TRANSITIONS, Move, State
+from tools import docs, tunnel_docs
 
 PAGES = [path.relative_to(docs.ROOT).as_posix() for path in docs.pages()]
 
@@ -28,6 +28,10 @@ def read(page: str) -> str:
 
 def test_generated_parts_are_current():
     assert docs.stale() == []
+
+
+def test_generated_pictures_are_current():
+    assert docs.stale_images() == []
 
 
 def test_no_link_is_dead():
@@ -44,8 +48,6 @@ def test_every_option_is_documented():
 def test_every_reason_is_documented():
     page = read("docs/reference/codes.md")
     assert docs.unexplained(page) == []
-    later = [slug for slug, row in REASONS.items() if row.feature in docs.LATER]
-    assert [slug for slug in later if f"`{slug}`" not in page] == []
 
 
 def test_every_limit_is_an_option():
@@ -146,6 +148,26 @@ def test_every_page_is_in_the_index():
 # -- that the checks can fail ------------------------------------------------------------------------
 
 
+def test_a_picture_that_is_missing_or_old_is_noticed(tmp_path):
+    (name,) = docs.IMAGES
+    assert docs.stale_images(tmp_path) == [f"{name} is not current: run `make docs`"]
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("old")
+    assert len(docs.stale_images(tmp_path)) == 1
+
+
+def test_a_state_without_place_is_not_drawn(monkeypatch):
+    monkeypatch.delitem(tunnel_docs.PLACES, State.GONE)
+    with pytest.raises(ValueError, match="needs a place"):
+        tunnel_docs.diagram()
+
+
+def test_a_state_that_a_close_does_not_end_is_not_passed_over(monkeypatch):
+    monkeypatch.delitem(TRANSITIONS, (State.OPEN, Move.RECEIVE_CLOSE))
+    with pytest.raises(ValueError, match="by a CLOSE"):
+        tunnel_docs.diagram()
+
+
 def site(tmp_path, **pages):
     for name, text in pages.items():
         (tmp_path / f"{name}.md").write_text(text, encoding="utf-8")
@@ -238,7 +260,7 @@ def test_command_tells_and_mends(tmp_path, monkeypatch, capsys):
     text = "# A\n\n<!-- generated: advice -->\n<!-- generated: end -->\n[x](none.md)\n"
     root = site(tmp_path, A=text)
     monkeypatch.setattr(docs, "ROOT", root)
-    for name in ("pages", "stale", "dead_links"):
+    for name in ("pages", "stale", "stale_images", "dead_links"):
         function = getattr(docs, name)
         monkeypatch.setattr(docs, name, lambda root=root, function=function: function(root))
     assert docs.main([]) == 1

@@ -26,7 +26,7 @@ def test_constants_in_the_tree_are_current(main, capsys):
 def test_stale_constants_are_noticed_and_written_anew(main, monkeypatch, tmp_path, capsys):
     target = tmp_path / "constants.ts"
     target.write_text(frontend_constants.constants().replace("4403", "4405"), encoding="utf-8")
-    monkeypatch.setattr(frontend_constants, "TARGET", target)
+    monkeypatch.setattr(frontend_constants, "FILES", {target: frontend_constants.constants})
     assert main() == 1
     assert "is stale" in capsys.readouterr().err
     assert main("--write") == 0

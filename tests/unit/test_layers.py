@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "cli_login": {"protocol", "preflight"},
     "cli": {"protocol", "client", "app", "demo", "preflight", "cli_login", "_version"},
     # The package itself only hands on the public names of others.
-    "": {"_version", "protocol", "guard", "client", "app"},
+    "": {"_version", "protocol", "guard", "tunnel", "client", "app"},
 }
 
 # Rooms from which others may take public names only.

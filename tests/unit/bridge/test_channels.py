@@ -13,12 +13,14 @@ import pytest
 import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
+from jupyter_token_ws.bridge import channels
 from jupyter_token_ws.bridge.channels import (
     BURST_BYTES,
     BURST_FIRST,
     BURST_LEAST,
     DRAIN_BYTES,
     DRAIN_MESSAGES,
+    MARK_MOST,
     Burst,
     Channel,
     bursts,
@@ -209,6 +211,22 @@ def test_whoever_waits_for_room_is_told_of_it_whatever_sizes_come(published, see
         if chance.random() < 0.3:
             size = chance.choice([1, 1000, 50_000, 2**20, 2**22])
         burst.received(portion, size)
+
+
+@pytest.mark.parametrize("read", [1, 31, 66, 500, 17_000])
+@pytest.mark.parametrize("most", [MARK_MOST, 0])
+def test_a_large_message_behind_many_small_ones_stops_nothing(published, monkeypatch, read, most):
+    """Each is read before the next is sent: the writer has not been told of most of them."""
+    monkeypatch.setattr(channels, "MARK_MOST", most)
+    ours, theirs = published
+    burst = Burst(ours)
+    sizes = [100] * read + [400_000] + [100] * 300 + [2**22] * 100
+    for number, size in enumerate(sizes):
+        theirs.send(b"message")
+        assert ours.poll(60_000), f"message {number} never came"
+        ours.recv()
+        burst.received(1, size)
+    assert ours.rcvhwm == BURST_LEAST or most == 0
 
 
 def test_the_larger_messages_are_the_fewer_may_come_at_once(published):

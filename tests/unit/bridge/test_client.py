@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_token_ws.bridge.backlog import Backlog, Limits, Quota
-from jupyter_token_ws.bridge.client import HIGH, Client
+from jupyter_token_ws.bridge.client import Client
+from jupyter_token_ws.bridge.outlet import HIGH
 from jupyter_token_ws.bridge.spool import FileSpool
 from jupyter_token_ws.bridge.wire import Batch, Message, pack_json
 
@@ -21,6 +22,8 @@ SIZES = {"small": 10, "large": HIGH // 3}
 
 class Line:
     """An outlet in memory: takes everything, and lets go of it when it is told to."""
+
+    high = HIGH
 
     def __init__(self) -> None:
         self.closed = False

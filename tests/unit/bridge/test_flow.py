@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from jupyter_token_ws.bridge import client as client_module
 from jupyter_token_ws.bridge import hub as hub_module
 from jupyter_token_ws.bridge import inlet as inlet_module
+from jupyter_token_ws.bridge import outlet as outlet_module
 from tests.support.live_kernel import Client, Live, install, odd, once, printed
 from tests.support.waiting import auntil
 
@@ -61,7 +61,7 @@ async def test_who_does_not_read_loses_nothing(kernel, v1):
         (lagging,) = [each for each in hub.clients if each.backlog]
         assert lagging.backlog.size - lagging.backlog.memory_size > 2**20
         assert lagging.backlog.memory_size <= 2**20 + 250_000
-        assert lagging.outlet.unsent_bytes <= client_module.HIGH + 2_500_000
+        assert lagging.outlet.unsent_bytes <= outlet_module.HIGH + 2_500_000
         heard = await sleeper.idle(message_id)
         assert displayed(heard) == list(range(COUNT))
         assert re.findall(r"\((\d+)\)", printed(heard)) == list(map(str, range(COUNT)))

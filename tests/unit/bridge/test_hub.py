@@ -16,6 +16,7 @@ from jupyter_token_ws.bridge import hub as hub_module
 from jupyter_token_ws.bridge.backlog import Limits
 from jupyter_token_ws.bridge.client import Client
 from jupyter_token_ws.bridge.hub import AWAY_MAX, BridgeOptions, Hub
+from jupyter_token_ws.bridge.outlet import HIGH
 from jupyter_token_ws.bridge.server import Bridge
 from jupyter_token_ws.bridge.wire import Batch, Message, pack_json
 from tests.support.waiting import auntil
@@ -104,6 +105,7 @@ class Outlet:
     """Takes everything at once."""
 
     closed = False
+    high = HIGH
     unsent_bytes = 0
 
     def __init__(self) -> None:

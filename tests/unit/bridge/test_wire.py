@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -380,6 +381,45 @@ def test_frames_of_several_messages(many, wire):
     together_ = b"".join(frames(wire, many))
     assert together_ == b"".join(b"".join(frames(wire, [message])) for message in many)
     assert len(unframe(together_)) == len(many)
+
+
+@given(st.lists(messages(identified), max_size=5), st.sampled_from([V1, Legacy]))
+def test_payloads_are_those_of_the_frames_and_can_be_read_back(many, wire):
+    groups = wire.payloads(many)
+    payloads = [(payload, text) for text, group in groups for payload in group]
+    found = unframe(b"".join(frames(wire, many)))
+    assert [(payload, opcode == TEXT) for opcode, payload in found] == payloads
+    assert all(a[0] is not b[0] for a, b in pairwise(groups))
+    for message, (payload, text) in zip(many, payloads, strict=True):
+        read = wire.read_back(payload, text)
+        assert read.channel == message.channel
+        assert read.parts[1:] == message.parts[1:]
+        assert json.loads(read.parts[0]) == json.loads(message.parts[0])
+
+
+@pytest.mark.parametrize("wire", [V1, Legacy])
+def test_what_is_too_much_for_a_parser_is_read_back(wire):
+    content = b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b', "long": ' + b"1" * 10_000 + b"}"
+    parts = [b'{"msg_id":"a","msg_type":"b"}', b"{}", b"{}", content]
+    ((text, (payload,)),) = wire.payloads([Message("shell", parts)])
+    read = wire.read_back(payload, text)
+    assert (read.channel, read.parts) == ("shell", parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"{}", b'{"a"', b"{}", b"{}"],
+        [b"{}", b"{}", b'"', b"{}"],
+        [b"{}", b"{}", b"[", b"{}"],
+    ],
+)
+def test_what_nobody_could_read_is_not_read_back(parts):
+    ((text, (payload,)),) = Legacy.payloads([Message("iopub", parts)])
+    with pytest.raises(ValueError, match=r"Expecting|delimiter|Unterminated"):
+        json.loads(payload)
+    with pytest.raises(WireError):
+        Legacy.read_back(payload, text)
 
 
 def test_large_parts_are_not_copied():

@@ -18,6 +18,7 @@ from jupyter_token_ws.guard.addresses import (
     Proxies,
     is_local,
     limit_key,
+    local_address,
     parse_address,
     peer,
 )
@@ -270,3 +271,33 @@ def test_who_is_named():
     assert not NAMED.trusts(UNIX)
     assert not BY_UNIX.trusts("")
     assert Proxies.named([" 10.0.0.0/8 "]).trusts(ipaddress.ip_address("10.9.9.9"))
+
+
+def test_where_a_connection_came_in(tmp_path):
+    def named(name: Any) -> Any:
+        return SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: name))
+
+    assert local_address(named(("127.0.0.1", 8888))) == "127.0.0.1:8888"
+    assert local_address(named(("::1", 8888, 0, 0))) == "[::1]:8888"
+    assert local_address(named("/run/jupyter.sock")) == "/run/jupyter.sock"
+    assert local_address(named(b"\0abstract")) == "\0abstract"
+    with socket.socket() as gone:
+        pass
+    assert local_address(SimpleNamespace(socket=gone)) == ""
+    assert local_address(SimpleNamespace(socket=None)) == ""
+    assert local_address(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "tls"),
+    [
+        (request("192.0.2.1", protocol="https"), True),
+        (request("127.0.0.1"), False),  # near, and in the clear all the same
+        (request("10.0.0.1", ("X-Forwarded-Proto", "http, wss")), True),
+        (request("10.0.0.1", ("X-Forwarded-Proto", "https, http")), False),
+        (request("10.0.0.1"), False),
+        (request("192.0.2.1", ("X-Forwarded-Proto", "https")), False),
+    ],
+)
+def test_what_came_encrypted(asked, tls):
+    assert NAMED.tls(asked) is tls

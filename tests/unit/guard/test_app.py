@@ -38,6 +38,17 @@ LOGIN_OPTIONS = {
     "revalidate_interval",
     "revalidate_grace",
 }
+TUNNEL_OPTIONS = {
+    "tunnel",
+    "tunnel_resume_window",
+    "tunnel_idle_timeout",
+    "tunnel_max_streams",
+    "max_tunnels_per_principal",
+    "tunnel_max_post_size",
+    "tunnel_stream_window",
+    "tunnel_window",
+    "tunnel_replay",
+}
 
 
 def test_the_extension_point():
@@ -56,7 +67,7 @@ def own_traits() -> dict[str, Any]:
 
 def test_every_option_is_a_trait_and_explained():
     traits = own_traits()
-    assert set(traits) == OPTIONS | BRIDGE_OPTIONS | LOGIN_OPTIONS
+    assert set(traits) == OPTIONS | BRIDGE_OPTIONS | LOGIN_OPTIONS | TUNNEL_OPTIONS
     for name, trait in traits.items():
         assert len(trait.help) > 30, name
         if type(trait).__name__ == "Float":

@@ -45,7 +45,8 @@ def test_names_are_by_the_conventions():
         assert row.kind != "histogram" or name.endswith("_seconds")
         assert row.text.endswith(".")
         assert set(row.labels) <= {
-            "action", "by", "code", "handler", "outcome", "place", "slug", "source", "state", "told",
+            "action", "by", "carrier", "code", "handler", "outcome", "place", "slug", "source", "state",
+            "told",
         }  # fmt: skip
 
 

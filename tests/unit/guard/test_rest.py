@@ -14,7 +14,7 @@ from jupyter_token_ws import Refused
 from jupyter_token_ws.guard import rest
 from jupyter_token_ws.protocol.capabilities import CLOSE_REASONS, capabilities_schema
 from jupyter_token_ws.protocol.reasons import REASONS
-from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER
+from jupyter_token_ws.protocol.subprotocols import KERNEL, MARKER, REASON_MARKER, TUNNEL
 from tests.support.door import EVENTS, Answer, Door, Socket
 
 CAPABILITIES = "api/token-ws/capabilities"
@@ -282,7 +282,7 @@ async def test_C4_6_the_document(door):
     assert found["reasons"]["subprotocol"] == REASON_MARKER
     assert found["reasons"]["mode"] == "offered"
     assert found["kernel"] == {"subprotocols": [KERNEL, ""]}
-    assert found["transports"] == ["websocket"]
+    assert found["transports"] == ["websocket", "tunnel-websocket", "tunnel-eventstream"]
     assert found["keepalive"] == {"interval": 25, "timeout": 75}
     assert set(found["sockets"]) >= {
         "api/kernels/{id}/channels",
@@ -290,7 +290,12 @@ async def test_C4_6_the_document(door):
         "api/events/subscribe",
     }
     assert found["login"]["path"] == "api/token-ws/login"
-    assert "tunnel" not in found
+    assert found["tunnel"] == {
+        "subprotocol": TUNNEL,
+        "path": "api/token-ws/tunnel",
+        "resume_window": 60,
+        "max_streams": 256,
+    }
 
 
 async def test_C4_6_the_codes_are_the_tables(door):
@@ -304,7 +309,8 @@ async def test_C4_6_the_codes_are_the_tables(door):
         "forbidden": "stop",
         "wrong_audience": "stop",
     }
-    assert "resume_failed" not in told  # not built
+    assert "out_of_order" not in told  # no socket is closed with it
+    assert told["resume_failed"] == 4410
     assert told["backlog_full"] == 4507
 
 
@@ -313,11 +319,20 @@ async def test_C4_6_what_the_bridge_says_is_not_told_without_it(door):
     assert "4507" not in (await document(door))["reasons"]["codes"]
 
 
+@pytest.mark.parametrize("token_ws_config", [{"tunnel": False}])
+async def test_C4_6_what_tunnels_say_is_not_told_without_them(door):
+    found = await document(door)
+    assert found["transports"] == ["websocket"]
+    assert "resume_failed" not in found["reasons"]["codes"]["4410"]
+    assert (await door.fetch("api/token-ws/tunnel")).status == 404
+
+
 @pytest.mark.parametrize(
     ("token_ws_config", "absent"),
     [
         ({"close_reasons": "never"}, "reasons"),
         ({"keepalive_interval": 0}, "keepalive"),
+        ({"tunnel": False}, "tunnel"),
     ],
 )
 async def test_C4_6_what_is_off_is_absent(door, absent):
