@@ -43,7 +43,7 @@ env: ## make or update .venv, the node packages, and the part for JupyterLab
 .PHONY: lock
 lock: env ## choose newest versions for all development packages: requirements/dev.lock
 	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --group dev --extra demo \
-		--extra redis --extra sealed \
+		--extra redis --extra sealed --extra client \
 		--no-emit-package jupyter-token-ws --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --quiet --output-file requirements/dev.lock pyproject.toml
 	for place in tests/node frontend frontend/lab; do \

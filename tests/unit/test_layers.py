@@ -37,10 +37,16 @@ MAY_IMPORT = {
     "demo": {"protocol", "client", "app", "_version"},
     "preflight": {"protocol"},
     "cli_login": {"protocol", "preflight"},
-    "cli": {"protocol", "client", "app", "demo", "preflight", "cli_login", "_version"},
+    "cli_access": {"protocol", "client", "preflight"},
+    "cli_run": {"protocol", "client", "preflight", "cli_access"},
+    "cli_doctor": {"protocol", "client", "preflight", "cli_access"},
+    "cli": {
+        "protocol", "client", "app", "demo", "preflight",
+        "cli_access", "cli_doctor", "cli_login", "cli_run", "_version",
+    },
     # The package itself only hands on the public names of others.
     "": {"_version", "protocol", "guard", "tunnel", "client", "app"},
-}
+}  # fmt: skip
 
 # Rooms from which others may take public names only.
 PUBLIC_ONLY = {"app"}
@@ -48,7 +54,7 @@ PUBLIC_ONLY = {"app"}
 # Frameworks, and the parts of the standard library by which bytes come and go.
 NO_IO = {
     "protocol": {
-        "aiohttp", "anyio", "asyncio", "http", "ipykernel", "multiprocessing", "notebook",
+        "aiohttp", "anyio", "asyncio", "http", "httpx", "ipykernel", "multiprocessing", "notebook",
         "requests", "select", "selectors", "signal", "socket", "socketserver", "ssl", "subprocess",
         "threading", "tornado", "traitlets", "websocket", "websockets", "zmq",
     },

@@ -1,0 +1,1 @@
+"""A client of Jupyter servers: ``async with connect(url) as server``."""
