@@ -1,29 +1,29 @@
 """The errors of the client, one tree::
 
-    ClientError                     advice, retry_after, slug
-    ├── AuthError                   a plugin could get no credential, or the server takes none of them
-    ├── IdentityError               the server is not the one that was expected: nothing was sent to it
-    ├── PlainHttpError              unencrypted, to another machine, and nobody allowed it
-    ├── UnsupportedError            no version, carrier or option in common
-    ├── NoConnectionError           nobody answered, or the connection was lost
-    │   ├── UpgradeBlockedError     HTTP gets through, and no websocket
-    │   └── HeldBackError           a proxy holds the event stream back
-    ├── RefusedError                the server said no: status and, where it told one, the reason
-    ├── SocketClosedError           a websocket is over: code, reason
-    │   └── TunnelEndedError        with the tunnel that carried it
-    ├── KernelError                 of a kernel
-    │   ├── ExecutionError          a cell failed; its result is there
-    │   ├── KernelGoneError         it is shut down, or died
-    │   └── RequestLostError        whether it ran, or what it said, is not to be known
-    └── TooLargeError               more than a limit of ours allows
+ClientError                     advice, retry_after, slug
+├── AuthError                   a plugin could get no credential, or the server takes none of them
+├── IdentityError               the server is not the one that was expected: nothing was sent to it
+├── PlainHttpError              unencrypted, to another machine, and nobody allowed it
+├── UnsupportedError            no version, carrier or option in common
+├── NoConnectionError           nobody answered, or the connection was lost
+│   ├── UpgradeBlockedError     HTTP gets through, and no websocket
+│   └── HeldBackError           a proxy holds the event stream back
+├── RefusedError                the server said no: status and, where it told one, the reason
+├── SocketClosedError           a websocket is over: code, reason
+│   └── TunnelEndedError        with the tunnel that carried it
+├── KernelError                 of a kernel
+│   ├── ExecutionError          a cell failed; its result is there
+│   ├── KernelGoneError         it is shut down, or died
+│   └── RequestLostError        whether it ran, or what it said, is not to be known
+└── TooLargeError               more than a limit of ours allows
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..protocol.errors import AuthError, ClientError
-from ..protocol.reasons import Advice, Closed, parse_close
+from jupyter_token_ws.protocol.errors import AuthError, ClientError
+from jupyter_token_ws.protocol.reasons import Advice, Closed, parse_close
 
 if TYPE_CHECKING:
     from .execution import Result

@@ -8,7 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
-from ..protocol.reasons import Advice
+from jupyter_token_ws.protocol.reasons import Advice
+
 from .errors import SocketClosedError, advice_of_close
 
 
@@ -16,7 +17,7 @@ class Socket(ABC):
     """An open websocket of a server. Messages are ``str`` (text) or ``bytes`` (binary).
 
     ``async for message in socket`` ends when the other side said that it is done, by a close with 1000 or
-    1001, or by the end of its direction; it raises ``SocketClosedError`` when the socket was closed otherwise.
+    1001, or by the end of its direction; it raises ``SocketClosedError`` when it was closed otherwise.
     """
 
     subprotocol: str | None

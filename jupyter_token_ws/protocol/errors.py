@@ -1,4 +1,4 @@
-"""What every error of a client tells: what to do next. Without I/O, so that auth plugins can raise them too."""
+"""What every error of a client tells: what to do next. Without I/O: auth plugins raise them too."""
 
 from __future__ import annotations
 
