@@ -16,18 +16,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import Request
 
 from .preflight import (
+    LEFT_OUT,
     Answer,
     CommandError,
     find_server,
     is_loopback,
+    local_server,
     place_of,
     printable,
+    read_line,
     send,
-    split,
+    token_in,
 )
 from .protocol.reasons import REASONS
 from .protocol.tickets import PREFIX, SIGN_IN, is_ticket
@@ -45,18 +48,15 @@ SILENCE = 2.0
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
-_LEFT_OUT = "..."
-"""What jupyter_server prints in place of a token from its configuration."""
-
 _WRONG = {"password": "that password is wrong", "token": "that token is not valid there"}
 
 
 def login(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status. Raises ``CommandError``."""
-    given = _of_url(arguments.url)
+    given = token_in(arguments.url)
     _check(arguments, given)
     found = find_server(arguments.url)
-    base_url, local = _local(found.base_url) if arguments.local else (found.base_url, "")
+    base_url, local = local_server(found.base_url) if arguments.local else (found.base_url, "")
     if not isinstance(found.capabilities.get("login"), Mapping):
         raise CommandError(
             f"there is no login at {base_url}: TokenWebSocketApp.login is False there, or the extension is"
@@ -115,19 +115,6 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 # -- what to log in with -------------------------------------------------------------------------
 
 
-def _of_url(url: str) -> str:
-    """The token in an address that somebody copied, empty for none."""
-    parts = split(url)
-    for part in (parts.query, parts.fragment):
-        for token in parse_qs(part).get("token", []):
-            if is_ticket(token):
-                raise CommandError(
-                    "that address has a ticket in it: it is for a browser, and gives no other ticket"
-                )
-            return token
-    return ""
-
-
 def _credential(
     arguments: argparse.Namespace, base_url: str, in_url: str, local: str
 ) -> tuple[str, str]:
@@ -137,14 +124,14 @@ def _credential(
         secret = os.environ.get(arguments.token_env, "")
         whence = f"the environment variable {arguments.token_env}"
     elif arguments.token_stdin:
-        secret, whence = _read_line(), "standard input"
+        secret, whence = read_line(), "standard input"
     elif arguments.password_stdin:
-        kind, secret, whence = "password", _read_line(), "standard input"
+        kind, secret, whence = "password", read_line(), "standard input"
     elif arguments.local:
         secret, whence = local, "what that server tells"
     elif in_url:
         secret, whence = in_url, "that address"
-        if secret == _LEFT_OUT:
+        if secret == LEFT_OUT:
             raise CommandError(
                 "that address does not show the token: it is in the server's configuration. Give it by"
                 " --token-stdin or --token-env"
@@ -166,13 +153,6 @@ def _credential(
     return kind, secret
 
 
-def _read_line() -> str:
-    try:
-        return sys.stdin.readline().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise CommandError("what is on standard input is no text") from None
-
-
 def _ask_password(base_url: str) -> str:
     try:
         with warnings.catch_warnings():
@@ -184,34 +164,6 @@ def _ask_password(base_url: str) -> str:
             "there is no terminal to ask for the password at: use --password-stdin, --token-stdin or"
             " --token-env"
         ) from None
-
-
-def _local(base_url: str) -> tuple[str, str]:
-    """A server of this machine and user: the base URL that it says it has, and its token. It leaves both in
-    a file that only this user can read."""
-    if not is_loopback(base_url):
-        raise CommandError(
-            "--local is for a server of this machine, such as http://localhost:8888/"
-        )
-    from jupyter_server.serverapp import list_running_servers
-
-    parts = urlsplit(base_url)
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    asked = (parts.scheme, port, unquote(parts.path))
-    for server in list_running_servers():
-        secure = "https" if server.get("secure") else "http"
-        there = (secure, server.get("port"), unquote(str(server.get("base_url"))))
-        if there == asked and not server.get("sock"):
-            if not server.get("token"):
-                raise CommandError(
-                    f"the server at {base_url} has no token: log in with the password"
-                )
-            # `localhost` has two addresses, and at the other one there may be another user's server.
-            url = str(server.get("url"))
-            return url if is_loopback(url) else base_url, str(server["token"])
-    raise CommandError(
-        f"you run no server at {base_url} that `jupyter server list` shows: is it another user's?"
-    )
 
 
 # -- the request -------------------------------------------------------------------------------------

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from ssl import SSLError
 from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
+from .protocol.tickets import is_ticket
 from .protocol.versions import API_VERSIONS, HEADER
 
 CAPABILITIES_PATH = "api/token-ws/capabilities"
@@ -24,6 +26,10 @@ TIMEOUT = 10.0
 
 MAX_DOCUMENT_SIZE = 1 << 20
 """Bytes; a larger answer is no capabilities document."""
+
+
+LEFT_OUT = "..."
+"""What jupyter_server prints in place of a token from its configuration."""
 
 
 class CommandError(Exception):
@@ -196,3 +202,52 @@ def _parts(url: str) -> SplitResult | None:
     except ValueError:  # a bad port or a bad IPv6 address
         return None
     return parts if valid else None
+
+
+def token_in(url: str) -> str:
+    """The token in an address that somebody copied, empty for none. Raises ``CommandError`` for a ticket."""
+    parts = split(url)
+    for part in (parts.query, parts.fragment):
+        for token in parse_qs(part).get("token", []):
+            if is_ticket(token):
+                raise CommandError(
+                    "that address has a ticket in it: it is for a browser, and gives no other ticket"
+                )
+            return token
+    return ""
+
+
+def read_line() -> str:
+    """A secret from standard input. Raises ``CommandError``."""
+    try:
+        return sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise CommandError("what is on standard input is no text") from None
+
+
+def local_server(base_url: str) -> tuple[str, str]:
+    """A server of this machine and user: the base URL that it says it has, and its token. It leaves both in
+    a file that only this user can read. Raises ``CommandError``."""
+    if not is_loopback(base_url):
+        raise CommandError(
+            "--local is for a server of this machine, such as http://localhost:8888/"
+        )
+    from jupyter_server.serverapp import list_running_servers
+
+    parts = urlsplit(base_url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    asked = (parts.scheme, port, unquote(parts.path))
+    for server in list_running_servers():
+        secure = "https" if server.get("secure") else "http"
+        there = (secure, server.get("port"), unquote(str(server.get("base_url"))))
+        if there == asked and not server.get("sock"):
+            if not server.get("token"):
+                raise CommandError(
+                    f"the server at {base_url} has no token: log in with the password"
+                )
+            # `localhost` has two addresses, and at the other one there may be another user's server.
+            url = str(server.get("url"))
+            return url if is_loopback(url) else base_url, str(server["token"])
+    raise CommandError(
+        f"you run no server at {base_url} that `jupyter server list` shows: is it another user's?"
+    )

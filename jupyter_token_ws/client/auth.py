@@ -164,9 +164,7 @@ class Authenticator:
 
     async def _initialize(self) -> None:
         for plugin in self._plugins:
-            context = await drive(
-                plugin.initialize(self.endpoint, self._clock()), self._exchange
-            )
+            context = await drive(plugin.initialize(self.endpoint, self._clock()), self._exchange)
             if not isinstance(context, Ignore):
                 self._plugin, self._context = plugin, context
                 return

@@ -537,4 +537,4 @@ def test_a_token_that_is_not_to_be_had(site, running, capsys, change, said):
 
 def test_no_other_machine_is_sent_a_token_of_this_one():
     with pytest.raises(CommandError, match="--local is for a server of this machine"):
-        cli_login._local("http://localhost.example.org:8888/")
+        preflight.local_server("http://localhost.example.org:8888/")
