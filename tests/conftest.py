@@ -11,6 +11,7 @@ pytest_plugins = [
     "pytest_jupyter.jupyter_server",
     "pytester",
     "tests.plugins.conformance",
+    "tests.plugins.measured",
     "tests.plugins.programs",
 ]
 

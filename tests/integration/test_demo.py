@@ -9,6 +9,9 @@ import subprocess
 import sys
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.measured  # nothing else runs it
 
 OPEN = "token as sub", "ticket of a login", "token in a header", "token in the URL"
 REFUSED = {
