@@ -3,8 +3,8 @@
     with start_server(tmp_path, config={"TokenWebSocketApp": {"close_reasons": "always"}}) as server:
         ...  # server.url, server.ws_url, server.port, server.token, server.log()
 
-Where a test asks for it (``pytest.mark.measured``), coverage measures the process too. It saves its data when it
-is told to end by a signal (``[tool.coverage.run]``: patch, sigterm); one that is killed has none to give.
+Where a test asks for it (``pytest.mark.measured``), coverage measures the process too. It saves its data when
+it is told to end by a signal (``[tool.coverage.run]``: patch, sigterm); one that is killed has none to give.
 """
 
 from __future__ import annotations
