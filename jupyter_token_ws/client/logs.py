@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 _NOISY = ("httpcore", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy",
@@ -46,4 +46,6 @@ def ours() -> Iterator[None]:
     try:
         yield
     finally:
-        _ours.reset(token)
+        # What began in one task may end in another, which never had it.
+        with suppress(ValueError):
+            _ours.reset(token)

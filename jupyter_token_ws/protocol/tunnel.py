@@ -281,6 +281,7 @@ class Tunnel:
         max_streams: server: streams at the same time.
         max_kept: bytes of memory for ``DATA`` that is kept until the other side has it. Where that is full
             messages wait, as without credit.
+        max_fragment: bytes of a message in one frame, for carriers that let no longer ones through.
     """
 
     def __init__(
@@ -292,8 +293,11 @@ class Tunnel:
         tunnel_window: int = 1024 * 1024,
         max_streams: int = 256,
         max_kept: int = 1024 * 1024,
+        max_fragment: int = MAX_DATA,
     ) -> None:
         self.side = side
+        self.max_fragment = max(1, min(max_fragment, MAX_DATA))
+        """Bytes of a message in one frame; may be set, for frames that are yet to be made."""
         self.closed = False
         """Whether the tunnel is over."""
         self.received = 0
@@ -390,6 +394,12 @@ class Tunnel:
         """Whether something came that the other side was not told of; see ``take``."""
         return self.received > self._told_received
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to ``take`` that is not to wait."""
+        owes = self._owes_hello or self._owes_ack or bool(self._owes_credit)
+        return self._attached and (owes or self._given < self._numbered)
+
     # -- carriers ----------------------------------------------------------------------------------
 
     def attach(self, received: int = 0) -> None:
@@ -447,6 +457,10 @@ class Tunnel:
         self._reached = max(self._reached, self._given)
         return (first, b"".join(parts)) if parts else None
 
+    def beat(self) -> None:
+        """Have something to ``take`` though nothing happened: a sign of life."""
+        self._owes_ack = True
+
     def _not_given(self) -> list[_Block]:
         """What is kept and was not given to this carrier, or not all of it: blocks go whole, and the other
         side passes over what it has."""
@@ -484,7 +498,7 @@ class Tunnel:
         found = self._writable(stream)
         flags = TEXT if text else 0
         size = HEADER_SIZE + len(message)
-        if found.pending or len(message) > MAX_DATA or size > self._left(found):
+        if found.pending or len(message) > self.max_fragment or size > self._left(found):
             found.pending.append((memoryview(message), flags))
             found.waiting += len(message)
             self._ready[stream] = None
@@ -507,7 +521,7 @@ class Tunnel:
         size = count = 0
         for message in messages:
             length = len(message)
-            if size + HEADER_SIZE + length > left:
+            if size + HEADER_SIZE + length > left or length > self.max_fragment:
                 break
             size += HEADER_SIZE + length
             parts += (pack(Kind.DATA, flags, stream, length), message)
@@ -748,7 +762,7 @@ class Tunnel:
     def _send_fragment(self, number: int, stream: _Stream, left: int) -> None:
         """Send of the first message that waits as much as may go."""
         rest, flags = stream.pending[0]
-        size = min(left, len(rest), MAX_DATA)
+        size = min(left, len(rest), self.max_fragment)
         last = size == len(rest)
         self._count(stream, HEADER_SIZE + size)
         stream.waiting -= size

@@ -419,6 +419,18 @@ def test_what_is_longer_than_a_frame_goes_at_once_where_there_is_credit():
     assert [len(frame.payload) for frame in made.gone()[-3:]] == [MAX_DATA, MAX_DATA, 1]
 
 
+def test_fragments_are_no_longer_than_the_carriers_let_through():
+    made = server(credit=10**7, max_fragment=1000)
+    assert made.tunnel.send(1, bytes(1000))
+    assert made.tunnel.send_small(1, [bytes(1000), bytes(1001)]) == 1
+    assert made.tunnel.send(1, bytes(1001))
+    assert [len(frame.payload) for frame in made.gone()] == [1000, 1000, 1000, 1]
+    made.tunnel.max_fragment = 600
+    assert made.tunnel.send(1, bytes(1000), text=True)
+    sent = [(len(frame.payload), frame.flags) for frame in made.gone()]
+    assert sent == [(600, TEXT), (400, TEXT | FIN)]
+
+
 def test_C7_4_streams_have_turns_and_those_that_wait_for_their_reader_stall_nobody():
     made = Driver(Side.SERVER)
     made.come(frames.open_frame(1, "x", [], 10**7), frames.open_frame(2, "x", [], 10**7))
@@ -718,6 +730,33 @@ def test_acknowledgements_go_along_or_when_much_came():
     for _ in range(ACK_EVERY_FRAMES):
         made.come(Frame(Kind.DATA, 1, b"", FIN))
     assert Kind.ACK in made.kinds()
+
+
+def test_a_sign_of_life():
+    made = server()
+    assert made.gone(ack=True) == []
+    made.tunnel.beat()
+    assert made.tunnel.has_more
+    assert [frame.kind for frame in made.gone()] == [Kind.ACK]
+    assert made.gone(ack=True) == []
+
+
+def test_whether_there_is_something_to_take():
+    made = server()
+    told = [made.tunnel.has_more]
+    for does in (
+        lambda: made.come(DATA),
+        lambda: made.tunnel.send(1, b"x"),
+        lambda: made.gone() and None,
+        lambda: made.come(Frame(Kind.DATA, 1, bytes(WINDOW // 2), FIN)),
+        lambda: made.tunnel.consumed(1, WINDOW // 2),
+        lambda: made.gone() and None,
+        lambda: made.tunnel.send(1, b"x"),
+        made.tunnel.detach,
+    ):
+        does()
+        told.append(made.tunnel.has_more)
+    assert told == [False, False, True, False, False, True, False, True, False]
 
 
 def test_much_data_is_acknowledged_before_the_window_is_half_full():
