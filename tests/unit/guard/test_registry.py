@@ -299,9 +299,8 @@ async def test_500_sockets_leave_nothing_behind(sockets, no_records):
     await auntil(lambda: len(asyncio.all_tasks()) <= tasks, "tasks")
     assert (len(guard.registry), len(guard.sessions), len(guard.opening)) == (0, 0, 0)
     assert (guard.refusals.open, len(guard._tasks), len(guard.keepalive._pulses)) == (0, 0, 0)
-    left = weigh()[2] - objects
-    # The last connection may still be on some frame; 500 cannot.
-    assert all(count <= 3 for count in left.values()), left
+    # The last connections may still be on some frame, on a busy machine for a while; 500 cannot.
+    await auntil(lambda: all(count <= 3 for count in (census() - objects).values()), "objects")
 
 
 async def test_sockets_without_the_extension_class_are_listed_too(door):
