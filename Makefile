@@ -13,7 +13,7 @@ CONFORMANCE := docs/reference/conformance.md
 # The rooms whose every branch is run by a test; the whole package may fall a little short of that.
 FULLY_COVERED := jupyter_token_ws/protocol/*,jupyter_token_ws/guard/*
 RECORDS := build/conformance
-ROOMS := tests/unit/protocol tests/unit/guard tests/unit/login tests/unit/tunnel
+ROOMS := tests/unit/protocol tests/unit/guard tests/unit/login tests/unit/tunnel tests/unit/client
 PARALLEL = -n $(JOBS) --dist loadgroup
 
 export PYTHONUNBUFFERED := 1
