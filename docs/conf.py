@@ -43,6 +43,7 @@ how-to/close-with-a-reason
 how-to/stream-from-your-extension
 how-to/configure
 how-to/tunnel-through-your-proxy
+how-to/ask-the-doctor
 how-to/log-in-from-a-terminal
 how-to/limit-and-require-tls
 how-to/redis
@@ -65,6 +66,7 @@ reference/events
 reference/metrics
 reference/python
 reference/commands
+reference/doctor
 reference/conformance
 ```
 

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     capabilities.set_defaults(run=show_capabilities)
 
     _add_login(commands)
+    _add_doctor(commands)
 
     demo = commands.add_parser(
         "demo",
@@ -116,6 +117,21 @@ def _add_login(commands: Any) -> None:
     login.set_defaults(run=run_login, parser=login)
 
 
+def _add_doctor(commands: Any) -> None:
+    from .cli_doctor import add_arguments
+
+    doctor = commands.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="say what is wrong between here and a server",
+        description="Look at a server and at what stands between, and say what is wrong, what it may come"
+        " from, and what to change. It takes some seconds and changes nothing. Exit status: 0 where nothing"
+        " is broken, 1 where something is.",
+    )
+    add_arguments(doctor)
+    doctor.set_defaults(run=run_doctor, parser=doctor)
+
+
 def seconds(text: str) -> float:
     """A positive number of seconds; errors name it after this function."""
     number = float(text)
@@ -129,6 +145,13 @@ def run_login(arguments: argparse.Namespace) -> int:
     from .cli_login import login
 
     return login(arguments)
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Look at a server."""
+    from .cli_doctor import doctor
+
+    return doctor(arguments)
 
 
 def show_capabilities(arguments: argparse.Namespace) -> int:

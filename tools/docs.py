@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from jupyter_token_ws.app import TokenWebSocketApp
+from jupyter_token_ws.client.doctor import CAUSES, CHECKS
 from jupyter_token_ws.guard import events as guard_events
 from jupyter_token_ws.guard.core import GuardOptions
 from jupyter_token_ws.guard.metrics import DESCRIBED
@@ -430,6 +431,18 @@ def tunnel_limits() -> str:
     return table(("what", "how much", "more is answered"), tunnel_docs.limits())
 
 
+def doctor_checks() -> str:
+    """What the doctor looks at."""
+    rows = [(f"`{check.name}`", check.about) for check in CHECKS]
+    return table(("check", "what it asks"), rows)
+
+
+def doctor_causes() -> str:
+    """What the doctor says."""
+    rows = [(f"`{name}`", cause.text, cause.change) for name, cause in CAUSES.items()]
+    return table(("cause", "likely", "what to change"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "api versions": api_versions,
@@ -440,6 +453,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "stores": stores,
     "directories": directories,
+    "doctor causes": doctor_causes,
+    "doctor checks": doctor_checks,
     "events": events,
     "limits": limits,
     "metrics": metrics,

@@ -53,10 +53,11 @@ http {{
       proxy_pass http://127.0.0.1:{upstream};
       proxy_http_version {http};
       proxy_buffering on;
-      proxy_set_header Host $http_host;
+      proxy_set_header Host {host};
       {upgrade}
       {swallow}
-      proxy_read_timeout 1h;
+      proxy_read_timeout {read_timeout};
+      {more}
     }}
   }}
 }}
@@ -120,6 +121,9 @@ def nginx(
     http: str = "1.1",
     body_limit: str = "0",
     swallows: int | None = None,
+    host: str = "$http_host",
+    read_timeout: str = "1h",
+    more: str = "",
     port: int | None = None,
     name: str = "nginx",
 ) -> Iterator[Proxy]:
@@ -133,6 +137,9 @@ def nginx(
         http: version that nginx speaks to the server.
         body_limit: ``client_max_body_size``; ``"0"`` is none.
         swallows: a port to pass upgrades on to, where somebody listens who never answers.
+        host: what the server is told as ``Host``.
+        read_timeout: for how long the server may be silent, ``proxy_read_timeout``.
+        more: further directives of the location.
         port: listen there, where somebody has to know it before; else on a free one.
         name: tells apart several proxies of one test.
     """
@@ -149,6 +156,9 @@ def nginx(
             upstream=upstream,
             http=http,
             body_limit=body_limit,
+            host=host,
+            read_timeout=read_timeout,
+            more=more,
             upgrade=_UPGRADE if websockets else "",
             swallow=""
             if swallows is None

@@ -29,10 +29,11 @@ defaults
   timeout client  50000
   timeout server  50000
 frontend all
-  bind 127.0.0.1:{port}
+  bind 127.0.0.1:{port} {bind}
   default_backend server
 backend server
   server one 127.0.0.1:{upstream}
+  {more}
 """
 
 _CADDY = """\
@@ -48,12 +49,13 @@ http://127.0.0.1:{port} {{
 
 
 @contextmanager
-def haproxy(tmp_path: Path, upstream: int) -> Iterator[str]:
-    """Run haproxy before the server on port ``upstream`` for the length of a block: its URL."""
+def haproxy(tmp_path: Path, upstream: int, *, more: str = "", bind: str = "") -> Iterator[str]:
+    """Run haproxy before the server on port ``upstream`` for the length of a block: its URL. ``more`` is
+    another line of its backend, ``bind`` more of how it listens: ``ssl crt FILE``."""
     path, port = tmp_path / "haproxy.cfg", free_port()
-    path.write_text(_HAPROXY.format(port=port, upstream=upstream))
+    path.write_text(_HAPROXY.format(port=port, upstream=upstream, more=more, bind=bind))
     with _running([requires(*HAPROXY), "-db", "-f", str(path)], port, tmp_path / "haproxy.txt"):
-        yield f"http://127.0.0.1:{port}/"
+        yield f"{'https' if bind.startswith('ssl') else 'http'}://127.0.0.1:{port}/"
 
 
 @contextmanager
