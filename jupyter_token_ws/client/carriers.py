@@ -401,7 +401,8 @@ class EventStreamCarrier(Carrier):
             response = await self._post(tunnel, first, data)
             if response.status == 413:
                 self._shrink(data)
-                waiting += list(_split(first, data, self.way.limits.post))[::-1]
+                size = min(len(data) // 2, self.way.limits.post)
+                waiting += list(_split(first, data, size))[::-1]
         self._posted = asyncio.get_running_loop().time()
         self.size = self.way.limits.post
 
