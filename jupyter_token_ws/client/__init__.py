@@ -1,1 +1,12 @@
-"""A client of Jupyter servers: ``async with connect(url) as server``."""
+"""A client of Jupyter servers: ``async with connect(url, auth=token) as server``.
+
+Needs the extra: ``pip install "jupyter-token-ws[client]"``.
+"""
+
+from __future__ import annotations
+
+from .server import Server, connect
+from .sockets import Socket
+from .tls import TLSIdentity
+
+__all__ = ["Server", "Socket", "TLSIdentity", "connect"]

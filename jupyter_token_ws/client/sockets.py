@@ -5,12 +5,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from websockets.exceptions import ConnectionClosed
 
 from jupyter_token_ws.protocol.reasons import Advice
 
-from .errors import SocketClosedError, advice_of_close
+from .errors import SocketClosedError, UnsupportedError, advice_of_close
+from .transport import ClientConnection
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DONE = frozenset({1000, 1001, 1005})
+"""Codes by which the other side says that it is done (RFC 6455 section 7.4.1; 1005: without any)."""
 
 
 class Socket(ABC):
@@ -65,9 +77,117 @@ class Socket(ABC):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close; what was sent goes first. Closing again changes nothing."""
 
-    @abstractmethod
-    def __aiter__(self) -> AsyncIterator[str | bytes]: ...
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        while True:
+            try:
+                message = await self.recv()
+            except SocketClosedError as error:
+                if error.code in DONE:
+                    return
+                raise
+            yield message
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
 
     def _closed_error(self) -> SocketClosedError:
         code, text = self.close_code or 1006, self.close_text
         return SocketClosedError(f"the websocket is closed: {code} {text}".rstrip(), code, text)
+
+
+class PlainSocket(Socket):
+    """A connection of its own.
+
+    It is its own keepalive, both ways: after half of ``keepalive`` seconds in which nothing came it asks by a
+    ping, and after all of it without an answer the connection counts as lost. While nobody reads, and so
+    nothing can come, it is not judged; what still drains counts as a sign of life.
+    """
+
+    def __init__(
+        self, connection: ClientConnection, subprotocol: str | None, keepalive: float
+    ) -> None:
+        self.subprotocol = subprotocol
+        self._connection = connection
+        self._keepalive = keepalive
+        self._unsent = 0
+        connection.heard = connection.loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pings: set[asyncio.Future[object]] = set()
+        self._watch()
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message; waits while the connection takes no more. Raises ``SocketClosedError``."""
+        try:
+            await self._connection.send(message)
+        except ConnectionClosed:
+            raise self._over() from None
+
+    async def send_eof(self) -> None:
+        """Not to be had here (RFC 6455 has no half-close). Raises ``UnsupportedError``."""
+        raise UnsupportedError(
+            "a websocket of its own cannot say that no more will come: use a tunnel carrier"
+        )
+
+    async def recv(self) -> str | bytes:
+        """The next message. Raises ``SocketClosedError`` when there is none any more."""
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed:
+            raise self._over() from None
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close, and wait until the other side has too, or five seconds."""
+        self._stop()
+        try:
+            await self._connection.close(code, reason)
+        finally:
+            self._connection.transport.abort()
+        self._over()
+
+    def _over(self) -> SocketClosedError:
+        self._stop()
+        if self.close_code is None:
+            self.close_code = self._connection.close_code or 1006
+            self.close_text = self._connection.close_reason or ""
+        return self._closed_error()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch(self) -> None:
+        connection = self._connection
+        loop = connection.loop
+        if connection.close_code is not None:
+            self._timer = None
+            return
+        transport = connection.transport
+        unsent = transport.get_write_buffer_size()
+        if unsent < self._unsent or not transport.is_reading():
+            connection.heard = loop.time()
+        self._unsent = unsent
+        silent = loop.time() - connection.heard
+        if silent >= self._keepalive:
+            transport.abort()
+            self._timer = None
+            return
+        half = self._keepalive / 2
+        if silent >= half:
+            self._ask()
+            wait = self._keepalive - silent
+        else:
+            wait = half - silent
+        self._timer = loop.call_later(max(wait, 0.01), self._watch)
+
+    def _ask(self) -> None:
+        async def ask() -> None:
+            with suppress(ConnectionClosed):
+                await self._connection.ping()
+
+        asking: asyncio.Future[object] = asyncio.ensure_future(ask())
+        self._pings.add(asking)
+        asking.add_done_callback(self._pings.discard)

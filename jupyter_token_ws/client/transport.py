@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection as _ClientConnection
 from websockets.asyncio.client import connect as _connect
 from websockets.exceptions import (
     InvalidHandshake,
@@ -46,6 +46,18 @@ MAX_REFUSAL = 8 * 1024
 
 MAX_CONNECTIONS = 32
 """HTTP connections at once; further requests wait for one."""
+
+
+class ClientConnection(_ClientConnection):
+    """Knows when something came last, whatever it was."""
+
+    heard: float = 0.0
+    """The loop's time, in seconds."""
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self.heard = self.loop.time()
+        super().data_received(data)
 
 
 class UpgradeRefused(Exception):  # noqa: N818 - not an error of its own: the callers judge it
@@ -188,6 +200,7 @@ class Transport:
                 max_size=max_size,
                 compression=None,
                 logger=WEBSOCKETS,
+                create_connection=ClientConnection,
                 **options,
             )
             return await self._bounded(self._connect(connecting), seconds)
@@ -195,7 +208,8 @@ class Transport:
     async def _connect(self, connecting: _connect) -> ClientConnection:
         try:
             with self._told():
-                return await connecting
+                connection: ClientConnection = await connecting  # type: ignore[assignment]
+                return connection
         except InvalidStatus as error:
             answer = error.response
             body = bytes(answer.body or b"")[:MAX_REFUSAL]
