@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from jupyter_token_ws.protocol.auth import (
-    AuthPlugin,
     Endpoint,
-    NoAuth,
     Request,
     Response,
-    TokenAuth,
 )
 from jupyter_token_ws.protocol.clients import (
     Addresses,
@@ -32,6 +29,7 @@ from jupyter_token_ws.protocol.versions import API_VERSIONS, HEADER, best_common
 
 from .auth import Authenticator, Grant
 from .backoff import Backoff
+from .config import Auth, plugins_of
 from .errors import (
     ClientError,
     NoConnectionError,
@@ -42,7 +40,7 @@ from .errors import (
 )
 from .handshake import Refusal, open_websocket, refused_error, response_of_close, told_reason
 from .sockets import Socket
-from .transport import Transport
+from .transport import Transport, place_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,6 +69,9 @@ BLOCKED_ONCE_FOR = 60.0
 MAX_TRIES = 3
 """How often one request is sent at most, each time with another credential."""
 
+PATIENCE = 10.0
+"""Seconds that the first handshake has where the event stream may be taken in its place."""
+
 _blocked: dict[tuple[str, str], float] = {}
 
 
@@ -84,13 +85,17 @@ class Server:
     def __init__(self, options: _Options) -> None:
         self._options = options
         self._given = options.base_url
-        self._transport = options.transport(options.base_url)
+        self._transports: dict[str, Transport] = {}
+        self._transport = self._transport_to(options.base_url)
+        self._following = asyncio.Lock()
         self._addresses: Addresses = addresses(options.base_url, None)
         self.capabilities: Mapping[str, Any] | None = None
         self.api_version: str | None = None
         self._auth: Authenticator | None = None
         self._tunnel: Any = None
+        self._followed = options.base_url
         self._closed = False
+        self._websocket_seen = False
 
     # -- what it is --------------------------------------------------------------------------------
 
@@ -130,7 +135,7 @@ class Server:
         if carrier.startswith("tunnel") and not self._may_tunnel(carrier):
             raise UnsupportedError(
                 f"{self.base_url} offers no {carrier}: its capabilities have"
-                f" {self._transports() or 'no transports'}"
+                f" {self._carriers_told() or 'no transports'}"
             )
 
     async def aclose(self) -> None:
@@ -144,7 +149,8 @@ class Server:
             if auth is not None:
                 await auth.aclose()
         finally:
-            await self._transport.aclose()
+            for transport in self._transports.values():
+                await transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -174,6 +180,29 @@ class Server:
         if answer.status in (408, 429, 502, 503, 504):
             raise refused_error(f"{base_url}{CAPABILITIES_PATH}", told_reason(answer))
         await self._stock(base_url, answer.status)
+
+    async def _follow(self, base_url: str) -> None:
+        """The login led to another server (C6.2), which is trusted, or the plugin had not gone there: what is
+        asked from now on is asked there."""
+        async with self._following:
+            if base_url in (self.base_url, self._followed):
+                return
+            transport, self._transport = self._transport, self._transport_to(base_url)
+            try:
+                await self._preflight(base_url)
+            except BaseException:
+                self._transport = transport
+                raise
+            self._followed = base_url
+            tunnel, self._tunnel = self._tunnel, None
+            if tunnel is not None:
+                await tunnel.aclose()
+
+    def _transport_to(self, url: str) -> Transport:
+        place = place_of(url)
+        if place not in self._transports:
+            self._transports[place] = self._options.transport(url)
+        return self._transports[place]
 
     async def _ask_capabilities(self, base_url: str, version: str) -> Response:
         request = Request(
@@ -226,7 +255,7 @@ class Server:
         Raises ``RefusedError`` for statuses of 400 and above, ``AuthError``, ``NoConnectionError``,
         ``TooLargeError``.
         """
-        url = self._below(self.base_url, path)
+        self._below(self.base_url, path)  # before any credential is got for it
         sent = {"Accept": "application/json", **(headers or {})}
         if self.api_version is not None:
             sent.setdefault(HEADER, self.api_version)
@@ -235,12 +264,13 @@ class Server:
             sent.setdefault("Content-Type", "application/json")
 
         async def attempt(grant: Grant) -> Response:
+            url = self._below(self.base_url, path)
             request = Request(method, url, {**sent, **grant.for_http()}, body)
             return told_reason(await self._transport.request(request, timeout=timeout))
 
         response = await self._with_credential(attempt)
         if response.status >= 400 and response.status not in ok:
-            raise refused_error(f"{method} {urlsplit(url).path}", response)
+            raise refused_error(f"{method} {path.partition('?')[0]}", response)
         return response
 
     async def _with_credential(self, attempt: Callable[[Grant], Awaitable[Response]]) -> Response:
@@ -248,6 +278,7 @@ class Server:
         tries = 1
         while True:
             grant = await auth.grant()
+            await self._follow(grant.base_url)
             response = await attempt(grant)
             if not await auth.judge(grant, response) or tries == MAX_TRIES:
                 return response
@@ -255,7 +286,8 @@ class Server:
 
     async def _exchange(self, request: Request) -> Response:
         """What an auth plugin asks."""
-        return told_reason(await self._transport.request(request, max_size=MAX_DOCUMENT_SIZE))
+        transport = self._transport_to(request.url)
+        return told_reason(await transport.request(request, max_size=MAX_DOCUMENT_SIZE))
 
     def _authenticator(self) -> Authenticator:
         if self._auth is None or self._closed:
@@ -277,7 +309,7 @@ class Server:
         path: str,
         subprotocols: Sequence[str] = (),
         *,
-        max_size: int | None = MAX_MESSAGE_SIZE,
+        max_size: int = MAX_MESSAGE_SIZE,
         timeout: float | None = None,
     ) -> Socket:
         """Open a websocket of the server, and try again as the server advises until it is time.
@@ -285,38 +317,55 @@ class Server:
         Args:
             path: below the server's base, without a leading slash; may have a query, but no token.
             subprotocols: the caller's own, in order.
-            max_size: bytes of a message that may come; ``None``: any number.
+            max_size: bytes of a message that may come.
             timeout: seconds for all tries together, the connection's ``open_timeout`` by default.
 
         Raises ``RefusedError``, ``AuthError``, ``NoConnectionError`` with the last reason.
         """
-        url = self._below(self._addresses.ws_url, path)
+        self._below(self._addresses.ws_url, path)  # before any credential is got for it
         seconds = self._options.open_timeout if timeout is None else timeout
         if self.carrier != "websocket":
-            return await self._stream(path, subprotocols, seconds)
+            return await self._stream(path, subprotocols, max_size, seconds)
+
+        may_fall_back = (
+            self._options.carrier == "auto"
+            and self._may_tunnel("tunnel-eventstream")
+            and not self._websocket_seen
+        )
 
         async def attempt(left: float) -> Socket:
-            return await self._plain(url, subprotocols, max_size, left)
+            if not may_fall_back:
+                return await self._plain(path, subprotocols, max_size, left)
+            try:
+                return await self._plain(path, subprotocols, max_size, min(left, PATIENCE))
+            except NoConnectionError as error:
+                if not isinstance(error, UpgradeBlockedError) and not await self._answers():
+                    raise
+                self._remember_blocked(BLOCKED_FOR if _surely(error) else BLOCKED_ONCE_FOR)
+                return await self._stream(path, subprotocols, max_size, left)
 
+        return await self._persevere(attempt, seconds)
+
+    async def _answers(self) -> bool:
+        """Whether HTTP gets through, where a websocket did not."""
+        request = Request("GET", self.base_url + CAPABILITIES_PATH)
         try:
-            return await self._persevere(attempt, seconds)
-        except UpgradeBlockedError:
-            if self._options.carrier == "auto" and self._may_tunnel("tunnel-eventstream"):
-                self._remember_blocked(BLOCKED_FOR)
-                return await self._stream(path, subprotocols, seconds)
-            raise
+            answer = await self._transport.request(request, max_size=MAX_DOCUMENT_SIZE)
+        except ClientError:
+            return False
+        return answer.status == 200
 
     async def _plain(
-        self, url: str, subprotocols: Sequence[str], max_size: int | None, timeout: float
+        self, path: str, subprotocols: Sequence[str], max_size: int, timeout: float
     ) -> Socket:
-        route = token_route(self.capabilities, browser=False)
         opened: list[Socket] = []
 
         async def attempt(grant: Grant) -> Response:
+            route = token_route(self.capabilities, browser=False)
             try:
                 socket = await open_websocket(
                     self._transport,
-                    url,
+                    self._below(self._addresses.ws_url, path),
                     subprotocols,
                     grant,
                     route if route is TokenRoute.SUBPROTOCOL else TokenRoute.HEADER,
@@ -329,21 +378,26 @@ class Server:
                     raise refusal.error() from None
                 return refusal.response
             opened.append(socket)
+            self._websocket_seen = True
             return Response(101)
 
         response = await self._with_credential(attempt)
         if opened:
             return opened[0]
-        raise refused_error(f"the websocket {urlsplit(url).path}", response)
+        raise refused_error(f"the websocket {path.partition('?')[0]}", response)
 
-    async def _stream(self, path: str, subprotocols: Sequence[str], timeout: float) -> Socket:
-        tunnel = await self._tunnelled()
-        return await self._persevere(
-            lambda left: asyncio.wait_for(tunnel.open(path, subprotocols), left), timeout
+    async def _stream(
+        self, path: str, subprotocols: Sequence[str], max_size: int, timeout: float
+    ) -> Socket:
+        await self._with_credential(_nothing_to_ask)
+        tunnel = self._tunnelled()
+        socket: Socket = await self._persevere(
+            lambda left: tunnel.open(path, subprotocols, max_size=max_size, timeout=left), timeout
         )
+        return socket
 
-    async def _tunnelled(self) -> Any:
-        if self._tunnel is None or self._tunnel.ended:
+    def _tunnelled(self) -> Any:
+        if self._tunnel is None:
             Tunnel = import_module("jupyter_token_ws.client.tunnel").Tunnel  # noqa: N806
 
             carriers = {
@@ -409,12 +463,22 @@ class Server:
     def _remember_blocked(self, seconds: float) -> None:
         _blocked[self._key()] = time.monotonic() + seconds
 
-    def _transports(self) -> list[str]:
+    def _carriers_told(self) -> list[str]:
         told = (self.capabilities or {}).get("transports")
         return [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
 
     def _may_tunnel(self, carrier: str) -> bool:
-        return carrier in self._transports()
+        return carrier in self._carriers_told()
+
+
+def _surely(error: ClientError) -> bool:
+    """Whether something answered that websockets do not get through; else one was cut, or not answered."""
+    return isinstance(error, UpgradeBlockedError)
+
+
+async def _nothing_to_ask(grant: Grant) -> Response:
+    """That there is a credential, and for which server, is all that is wanted."""
+    return Response(200)
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -440,7 +504,7 @@ class _Options:
         self,
         base_url: str,
         *,
-        auth: Any,
+        auth: Auth,
         carrier: Carrier,
         tls: TLSIdentity | None,
         unix_socket: str | Path | None,
@@ -479,17 +543,6 @@ class _Options:
         )
 
 
-def plugins_of(auth: Any) -> tuple[AuthPlugin[Any], ...]:
-    """The plugins of ``connect``'s ``auth``: a token, a plugin, or a sequence of plugins."""
-    if auth is None:
-        return (NoAuth(),)
-    if isinstance(auth, str):
-        return (TokenAuth(auth),)
-    if isinstance(auth, AuthPlugin):
-        return (auth,)
-    return tuple(auth)
-
-
 class Connecting:
     """What ``connect`` returns: ``await`` it, or use it in ``async with``."""
 
@@ -522,7 +575,7 @@ class Connecting:
 def connect(
     base_url: str,
     *,
-    auth: str | AuthPlugin[Any] | Sequence[AuthPlugin[Any]] | None = None,
+    auth: Auth = None,
     carrier: Carrier = "auto",
     tls: TLSIdentity | None = None,
     unix_socket: str | Path | None = None,
