@@ -30,7 +30,16 @@ from tests.plugins.programs import requires, requires_node_package
 from tests.support import process
 from tests.support.knock import TIMEOUT
 from tests.support.pages import ROOT, blocks, replace, save
-from tests.support.process import TOKEN, Answer, Server, free_port, request, run, start_server
+from tests.support.process import (
+    PYTHONPATH,
+    TOKEN,
+    Answer,
+    Server,
+    free_port,
+    request,
+    run,
+    start_server,
+)
 from tests.support.tunnel_carriers import FarEvents
 from tests.support.waiting import until
 
@@ -354,7 +363,7 @@ def authors(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def extended(authors, tmp_path_factory) -> Iterator[Server]:
     """A server with the page's extensions."""
-    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{authors}"}
+    path = {"PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{authors}"}
     extensions = {"my_echo": True, "my_busy": True}
     folder = tmp_path_factory.mktemp("extended")
     with start_server(folder, extensions=extensions, env=path) as server:
@@ -432,7 +441,7 @@ def streams(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def streaming(streams, tmp_path_factory) -> Iterator[Server]:
     """A server with the page's extensions."""
-    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{streams}"}
+    path = {"PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{streams}"}
     extensions = {"my_count": True, "my_pipe": True, "my_greeting": True}
     with start_server(
         tmp_path_factory.mktemp("streaming"), extensions=extensions, env=path

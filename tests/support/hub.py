@@ -29,7 +29,7 @@ from urllib.parse import quote, urlencode
 import psutil
 
 from tests.plugins.programs import requires_node_package, requires_python_package
-from tests.support.process import EXTENSION, PROJECT, Answer, free_port, request
+from tests.support.process import EXTENSION, PYTHONPATH, Answer, free_port, request
 from tests.support.waiting import until
 
 START_DEADLINE = 120.0
@@ -280,7 +280,7 @@ def jupyterhub(
         "environment": {
             # Nothing but the file named: what is merely installed must not enable itself.
             "JUPYTER_NO_CONFIG": "1",
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": PYTHONPATH,
             "TMPDIR": str(home / "tmp"),
             **(environment or {}),
         },
@@ -310,7 +310,7 @@ def jupyterhub(
             env={
                 **{key: value for key, value in os.environ.items() if "JUPYTER" not in key},
                 "JUPYTER_NO_CONFIG": "1",
-                "PYTHONPATH": str(PROJECT),
+                "PYTHONPATH": PYTHONPATH,
                 "CONFIGPROXY_AUTH_TOKEN": secrets.token_hex(32),
                 "TMPDIR": str(home / "tmp"),
             },

@@ -38,6 +38,8 @@ EXTENSION = "jupyter_token_ws"
 START_DEADLINE = 90.0
 STOP_DEADLINE = 60.0
 PROJECT = Path(__file__).resolve().parents[2]
+PYTHONPATH = os.pathsep.join([str(PROJECT), str(PROJECT / "tests" / "support" / "quick")])
+"""For processes that tests start: modules of ours, and what makes them start quickly."""
 
 
 @dataclass
@@ -233,7 +235,7 @@ def start_server(
         "JUPYTER_DATA_DIR": str(home / "data"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
         "TMPDIR": str(home / "tmp"),
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": PYTHONPATH,
         "PYTHONUNBUFFERED": "1",
         **(env or {}),
     }
