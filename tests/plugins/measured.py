@@ -33,14 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    os.environ.update(config.stash[_environment])
+    kept: dict[str, str] = config.stash[_environment]
+    os.environ.update(kept)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: also those that several tests share are for who comes first."""
     if item.get_closest_marker("measured"):
-        os.environ.update(item.config.stash[_environment])
+        kept: dict[str, str] = item.config.stash[_environment]
+        os.environ.update(kept)
 
 
 @pytest.hookimpl(trylast=True)
