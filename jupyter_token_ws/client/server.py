@@ -551,15 +551,16 @@ class Connecting:
         self._server: Server | None = None
 
     def __await__(self) -> Generator[Any, None, Server]:
-        return self._connect().__await__()
+        return self.opened().__await__()
 
-    async def _connect(self) -> Server:
+    async def opened(self) -> Server:
+        """The server; whoever has it closes it."""
         server = Server(self._options)
         await server._open()
         return server
 
     async def __aenter__(self) -> Server:
-        self._server = await self._connect()
+        self._server = await self.opened()
         return self._server
 
     async def __aexit__(
