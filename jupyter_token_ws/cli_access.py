@@ -220,11 +220,14 @@ def _checked(secret: str, kind: str, whence: str) -> str:
 
 
 def _by_password(password: str) -> Given:
+    from .protocol.auth import CookieAuth, TicketAuth
+
     _checked(password, "password", "standard input")
-    raise CommandError("--password-stdin is not there yet")
+    return (TicketAuth(password=password), CookieAuth(password)), (password,)
 
 
 def _configured(names: str | None) -> tuple[AuthPlugin[Any], ...]:
-    if names:
-        raise CommandError("--auth is not there yet")
-    return ()
+    """Those that were named; else those of the environment's, or of the file's."""
+    from .client.config import plugins_by_name, plugins_of
+
+    return plugins_of() if names is None else plugins_by_name(names)

@@ -9,8 +9,10 @@ from typing import Any
 
 import zmq
 
+from jupyter_token_ws.protocol.kernel_messages import WireError
+
 from .inlet import Inlet, Sender
-from .wire import DELIMITER, LARGE, Message, WireError, from_zmq
+from .wire import DELIMITER, LARGE, Message, from_zmq
 
 DRAIN_MESSAGES = 200
 """Messages taken from one channel before others have their turn."""

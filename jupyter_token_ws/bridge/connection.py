@@ -17,13 +17,14 @@ from traitlets import Bool, Float, TraitError, default, validate
 
 from jupyter_token_ws.guard.handler import close_with_reason, socket_info
 from jupyter_token_ws.guard.refusal import Refused
+from jupyter_token_ws.protocol.kernel_messages import WireError
 
 from .client import Client
 from .hub import Hub
 from .outlet import Outlet, outlet_for
 from .rate import RateLimit
 from .server import Bridge, wanted_for
-from .wire import Legacy, Message, WireError, wire_of
+from .wire import Legacy, Message, wire_of
 
 STOCK = ZMQChannelsWebsocketConnection.__name__
 """The section in which people have configured what is ours now."""

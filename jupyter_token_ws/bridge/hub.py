@@ -23,6 +23,8 @@ from jupyter_client._version import protocol_version_info
 from jupyter_client.adapter import adapt
 from jupyter_client.session import Session
 
+from jupyter_token_ws.protocol.kernel_messages import pack_json
+
 from .backlog import Backlog, Limits, Quota
 from .channels import Channel, bursts
 from .client import Client, Owner
@@ -30,7 +32,7 @@ from .outlet import Outlet
 from .routing import Routes, names_parent
 from .spool import FileSpool
 from .tap import Tap
-from .wire import DELIMITER, Batch, Message, find_names, pack_json, parse_header
+from .wire import DELIMITER, Batch, Message, find_names, parse_header
 
 ASK_INTERVAL = 0.5
 """Seconds between two questions to a kernel that has not answered, or is not heard yet."""

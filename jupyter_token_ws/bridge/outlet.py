@@ -19,8 +19,9 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol13
 
 from jupyter_token_ws.guard.keeping import Keeping
+from jupyter_token_ws.protocol.kernel_messages import WireError
 
-from .wire import Batch, Message, Wire, WireError, frames
+from .wire import Batch, Message, Wire, frames
 
 HIGH = 1024 * 1024
 """Bytes that may lie in a connection's buffer before the backlog takes what comes."""

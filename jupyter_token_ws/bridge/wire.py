@@ -12,16 +12,21 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
-from struct import Struct, error, pack, unpack_from
+from struct import Struct, pack
 from typing import Any
 
+from jupyter_token_ws.protocol.kernel_messages import (
+    WireError,
+    join_legacy,
+    join_v1,
+    pack_json,
+    split_legacy,
+    split_v1,
+)
 from jupyter_token_ws.protocol.subprotocols import KERNEL
 
 DELIMITER = b"<IDS|MSG>"
 """Ends the routing prefix of a ZMQ message (Jupyter messaging, the wire protocol)."""
-
-CHANNELS = ("shell", "control", "stdin", "iopub")
 
 OVERHEAD = 600
 """Bytes that Python needs for a message of four parts beside its content, by ``sys.getsizeof``: the
@@ -47,10 +52,6 @@ _LEGACY_KEYS = (b"header", b"msg_id", b"msg_type", b"parent_header", b"metadata"
 
 Payloads = list[tuple[bool, list[bytes]]]
 """Payloads of websocket messages in their order; neighbours together that all are text, or all are not."""
-
-
-class WireError(ValueError):
-    """What a client or a kernel sent is no message."""
 
 
 class Message:
@@ -181,11 +182,6 @@ def parse_header(header: bytes) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def pack_json(value: Any) -> bytes:
-    """A part of a message. Letters outside ASCII are escaped, so that any string can be packed."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
-
-
 def frame_head(opcode: int, length: int) -> bytes:
     """The beginning of an unmasked, final frame (RFC 6455 section 5.2)."""
     if length < 126:
@@ -206,15 +202,7 @@ class V1:
     @staticmethod
     def payload(message: Message) -> tuple[int, list[bytes]]:
         """The pieces of the websocket message: the opcode and the pieces."""
-        parts, channel = message.parts, message.channel.encode()
-        at = 8 * (len(parts) + 3)
-        numbers = [len(parts) + 2, at]
-        at += len(channel)
-        numbers.append(at)
-        for part in parts:
-            at += len(part)
-            numbers.append(at)
-        return BINARY, [pack(f"<{len(numbers)}Q", *numbers), channel, *parts]
+        return BINARY, join_v1(message.channel, message.parts)
 
     @staticmethod
     def frames(messages: Iterable[Message]) -> list[bytes]:
@@ -270,25 +258,7 @@ class V1:
         Raises:
             WireError: it is not of this format.
         """
-        if isinstance(data, str):
-            raise WireError("text instead of binary")
-        try:
-            (count,) = unpack_from("<Q", data)
-            # A channel and at least four parts have seven ends; each takes eight bytes.
-            if not 6 <= count <= len(data) // 8:
-                raise WireError(f"{count} offsets in {len(data)} bytes")
-            offsets = unpack_from(f"<{count}Q", data, 8)
-        except error as short:
-            raise WireError(str(short)) from None
-        if (
-            offsets[0] < 8 * (count + 1)
-            or offsets[-1] > len(data)
-            or list(offsets) != sorted(offsets)
-        ):
-            raise WireError("offsets out of order")
-        channel = data[offsets[0] : offsets[1]].decode("utf-8", "replace")
-        ends = offsets[1:]
-        return Message(channel, [data[start:end] for start, end in pairwise(ends)])
+        return Message(*split_v1(data))
 
 
 class Legacy:
@@ -330,13 +300,7 @@ class Legacy:
             text = text.decode("utf-8", "replace").encode()
         if not buffers:
             return TEXT, [text]
-        parts = [text, *buffers]
-        at = 4 * (len(parts) + 1)
-        numbers = [len(parts)]
-        for part in parts:
-            numbers.append(at)
-            at += len(part)
-        return BINARY, [pack(f"!{len(numbers)}I", *numbers), *parts]
+        return BINARY, join_legacy(text, buffers)
 
     @staticmethod
     def frames(messages: Iterable[Message]) -> list[bytes]:
@@ -364,7 +328,7 @@ class Legacy:
         """
         buffers: list[bytes] = []
         if not text:
-            payload, *buffers = _pieces(payload)
+            payload, *buffers = split_legacy(payload)
         parts, at = [], 1
         for key in _LEGACY_KEYS:
             start = at + len(key) + len(b'"":')
@@ -389,7 +353,7 @@ class Legacy:
         buffers: list[bytes] = []
         text: bytes | str = data
         if isinstance(data, bytes):
-            text, *buffers = _pieces(data)
+            text, *buffers = split_legacy(data)
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as wrong:
@@ -400,20 +364,6 @@ class Legacy:
         names = ("header", "parent_header", "metadata", "content")
         parts = [pack_json(fields.get(name) or {}) for name in names]
         return Message("shell" if channel is None else str(channel), parts + buffers)
-
-
-def _pieces(data: bytes) -> list[bytes]:
-    """The pieces of a binary message of the older format: text and buffers."""
-    try:
-        (count,) = unpack_from("!I", data)
-        if not 1 <= count <= len(data) // 4:
-            raise WireError(f"{count} offsets in {len(data)} bytes")
-        offsets = [*unpack_from(f"!{count}I", data, 4), len(data)]
-    except error as short:
-        raise WireError(str(short)) from None
-    if offsets[0] < 4 * (count + 1) or offsets != sorted(offsets):
-        raise WireError("offsets out of order")
-    return [data[start:end] for start, end in pairwise(offsets)]
 
 
 def _end_of_value(text: bytes, at: int) -> int:

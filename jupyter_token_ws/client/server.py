@@ -38,7 +38,9 @@ from .errors import (
     UnsupportedError,
     UpgradeBlockedError,
 )
+from .execution import OnInput
 from .handshake import Refusal, open_websocket, refused_error, response_of_close, told_reason
+from .kernel import Limits, Opening, open_kernel
 from .sockets import Socket
 from .transport import Transport, place_of
 
@@ -447,6 +449,44 @@ class Server:
         if isinstance(error, SocketClosedError):
             response = response_of_close(error.code, error.reason)
         await auth.judge(await auth.grant(), response)
+
+    def kernel(
+        self,
+        name_or_id: str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 - so the server calls it
+        path: str | None = None,
+        on_input: OnInput | None = None,
+        limits: Limits | None = None,
+        open_timeout: float = 60.0,
+        reconnect_timeout: float = 300.0,
+    ) -> Opening:
+        """A kernel: ``async with server.kernel("python3") as kernel`` starts one and shuts it down again; one
+        that runs, by its id, runs on.
+
+        Args:
+            name_or_id: the name of a kernelspec, or an id; the server's default kernelspec without it.
+            id: the id of one that runs.
+            path: the notebook or folder that it is started for.
+            on_input: answers the questions of cells: called with the prompt, and whether what is typed is
+                secret. Without it cells may not ask.
+            limits: what is kept at most.
+            open_timeout: seconds that the kernel has to answer first.
+            reconnect_timeout: seconds for which a lost connection is tried to be opened again.
+
+        Raises ``RefusedError`` where it cannot be started, ``KernelGoneError`` where there is none of that
+        id, ``KernelError`` where it does not answer in time.
+        """
+        return open_kernel(
+            self,
+            name_or_id,
+            id=id,
+            path=path,
+            on_input=on_input,
+            limits=limits,
+            open_timeout=open_timeout,
+            reconnect_timeout=reconnect_timeout,
+        )
 
     # -- blocked websockets ------------------------------------------------------------------------
 

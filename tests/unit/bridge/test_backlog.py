@@ -25,7 +25,8 @@ from jupyter_token_ws.bridge.backlog import (
     Quota,
 )
 from jupyter_token_ws.bridge.spool import FileSpool
-from jupyter_token_ws.bridge.wire import OVERHEAD, Message, pack_json
+from jupyter_token_ws.bridge.wire import OVERHEAD, Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 
 PLENTY = Limits(memory=2**20, disk=2**20)
 

@@ -15,7 +15,8 @@ from jupyter_token_ws.bridge.backlog import Backlog, Limits, Quota
 from jupyter_token_ws.bridge.client import Client
 from jupyter_token_ws.bridge.outlet import HIGH
 from jupyter_token_ws.bridge.spool import FileSpool
-from jupyter_token_ws.bridge.wire import Batch, Message, pack_json
+from jupyter_token_ws.bridge.wire import Batch, Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 
 SIZES = {"small": 10, "large": HIGH // 3}
 

@@ -18,7 +18,8 @@ from jupyter_token_ws.bridge.client import Client
 from jupyter_token_ws.bridge.hub import AWAY_MAX, BridgeOptions, Hub
 from jupyter_token_ws.bridge.outlet import HIGH
 from jupyter_token_ws.bridge.server import Bridge
-from jupyter_token_ws.bridge.wire import Batch, Message, pack_json
+from jupyter_token_ws.bridge.wire import Batch, Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 from tests.support.waiting import auntil
 
 

@@ -17,7 +17,8 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_token_ws.bridge.connection import KernelBridgeConnection
 from jupyter_token_ws.bridge.server import SETTING
 from jupyter_token_ws.bridge.tap import Tap
-from jupyter_token_ws.bridge.wire import Message, pack_json
+from jupyter_token_ws.bridge.wire import Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 from tests.support.knock import TIMEOUT
 from tests.support.live_kernel import Client, Live, install, odd, once, printed
 from tests.support.waiting import auntil

@@ -13,8 +13,9 @@ from jupyter_token_ws.bridge import metrics
 from jupyter_token_ws.bridge.backlog import Backlog, Limits
 from jupyter_token_ws.bridge.server import Bridge
 from jupyter_token_ws.bridge.spool import FileSpool
-from jupyter_token_ws.bridge.wire import Message, pack_json
+from jupyter_token_ws.bridge.wire import Message
 from jupyter_token_ws.guard.metrics import PREFIX
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 
 
 def sample(name: str, **labels: str) -> float:

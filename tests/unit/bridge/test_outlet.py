@@ -18,7 +18,8 @@ from tornado.web import Application
 from tornado.websocket import WebSocketHandler, websocket_connect
 
 from jupyter_token_ws.bridge.outlet import MessageOutlet, SocketOutlet, outlet_for
-from jupyter_token_ws.bridge.wire import LARGE, V1, Batch, Legacy, Message, pack_json
+from jupyter_token_ws.bridge.wire import LARGE, V1, Batch, Legacy, Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 from tests.support.knock import TIMEOUT
 from tests.support.waiting import auntil
 

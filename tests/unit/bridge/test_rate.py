@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jupyter_token_ws.bridge.rate import RateLimit
-from jupyter_token_ws.bridge.wire import OVERHEAD, Batch, Message, pack_json
+from jupyter_token_ws.bridge.wire import OVERHEAD, Batch, Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 
 
 def message(kind: str, size: int = 0, state: str = "", channel: str = "iopub") -> Message:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from jupyter_token_ws.bridge import routing
 from jupyter_token_ws.bridge.routing import Routes, names_parent
-from jupyter_token_ws.bridge.wire import Message, pack_json
+from jupyter_token_ws.bridge.wire import Message
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 
 
 def message(

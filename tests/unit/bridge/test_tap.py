@@ -11,7 +11,8 @@ from jupyter_client.session import Session
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from jupyter_token_ws.bridge.tap import INTERVAL, Tap
-from jupyter_token_ws.bridge.wire import Message, from_zmq, pack_json
+from jupyter_token_ws.bridge.wire import Message, from_zmq
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 
 SESSION = Session(key=b"secret")
 

@@ -27,18 +27,17 @@ from jupyter_token_ws.bridge.wire import (
     V1,
     Legacy,
     Message,
-    WireError,
     find_names,
     frame_head,
     frames,
     from_zmq,
     message_type,
-    pack_json,
     parse_header,
     scan,
     together,
     wire_of,
 )
+from jupyter_token_ws.protocol.kernel_messages import WireError, pack_json
 from jupyter_token_ws.protocol.subprotocols import KERNEL
 
 channels = st.sampled_from(["shell", "control", "stdin", "iopub"])

@@ -16,8 +16,9 @@ from jupyter_token_ws.bridge.backlog import Backlog, Limits, Quota
 from jupyter_token_ws.bridge.client import Client
 from jupyter_token_ws.bridge.outlet import KeepingOutlet, MessageOutlet, outlet_for
 from jupyter_token_ws.bridge.spool import FileSpool
-from jupyter_token_ws.bridge.wire import V1, Batch, Legacy, Message, Wire, pack_json
+from jupyter_token_ws.bridge.wire import V1, Batch, Legacy, Message, Wire
 from jupyter_token_ws.protocol.frames import MAX_DATA
+from jupyter_token_ws.protocol.kernel_messages import pack_json
 from jupyter_token_ws.protocol.tunnel import Closed, Data, Side, Tunnel
 from jupyter_token_ws.tunnel.streams import Stream, StreamClosedError, Streams
 from jupyter_token_ws.tunnel.virtual import StreamProtocol, VirtualIOStream
