@@ -25,7 +25,7 @@ from jupyter_token_ws.protocol import frames
 from jupyter_token_ws.protocol.auth import Request, Response
 from jupyter_token_ws.protocol.clients import Addresses, TokenRoute, token_route, within_base
 from jupyter_token_ws.protocol.frames import FIRST_UNNUMBERED, MAX_DATA
-from jupyter_token_ws.protocol.reasons import REASONS, parse_close
+from jupyter_token_ws.protocol.reasons import REASONS, Advice, parse_close
 from jupyter_token_ws.protocol.subprotocols import TUNNEL, offer_subprotocols
 
 from .errors import (
@@ -59,8 +59,8 @@ POST_SIZE = 512 * 1024
 POST_FRAMING = 64
 """Bytes of it that are no frames, at most."""
 
-MIN_POST = 4 * 1024
-"""Bytes of a ``POST``'s frames below which there is no use in trying still smaller ones."""
+MIN_POST, MIN_FRAGMENT = 4 * 1024, 1024
+"""Bytes of a ``POST``'s frames, and of a message in one, below which nothing smaller is tried."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that the end of a carrier may take."""
@@ -411,11 +411,16 @@ class EventStreamCarrier(Carrier):
         where it is one frame, which cannot be split any more."""
         limits = self.way.limits
         limits.post = max(MIN_POST, min(limits.post, len(data)) // 2)
-        limits.fragment = max(MIN_POST // 4, min(limits.fragment, limits.post // 2))
+        before, limits.fragment = (
+            limits.fragment,
+            max(MIN_FRAGMENT, min(limits.fragment, limits.post) // 2),
+        )
         if next(_split(1, data, 1))[1] == data:
             raise TooLargeError(
                 f"a POST of {len(data) * 4 // 3 + POST_FRAMING} bytes was answered 413: something between"
-                " allows less. Allow bodies of 64 KiB there (nginx: client_max_body_size)"
+                " allows less. Allow bodies of 64 KiB there (nginx: client_max_body_size)",
+                # Frames that are made keep their size; those of the next tunnel are smaller.
+                advice=Advice.RETRY if limits.fragment < before else Advice.STOP,
             )
 
     async def _post(self, tunnel: str, first: int, data: bytes) -> Response:

@@ -461,7 +461,7 @@ class _Life:
                     f"the tunnel is over: {cause or f'{code} {text}'}", code, text
                 )
                 error.__cause__ = cause
-                if cause is not None and not isinstance(cause, RefusedError):
+                if cause is not None and not isinstance(cause, RefusedError):  # whose slug is told
                     error.advice, error.retry_after = cause.advice, cause.retry_after
         self.wake()
         self.error = error
@@ -538,10 +538,13 @@ class _Life:
 
     async def _renew(self) -> None:
         """Keep the credential alive, which the tunnel lives by."""
+        authenticator = self.tunnel.way.authenticator
         while True:
-            await asyncio.sleep(RENEW_EVERY)
+            left = authenticator.refresh_in()
+            wait = RENEW_EVERY if left is None else min(left, RENEW_EVERY)
+            await asyncio.sleep(max(wait, RENEW_EVERY / 10))
             with suppress(ClientError):  # it may hold for a while; the server says when it is over
-                await self.tunnel.way.authenticator.grant()
+                await authenticator.grant()
 
     async def _reach(self) -> Carrier:
         """A carrier that said ``HELLO``. Raises what makes it hopeless, or the last trouble where it takes

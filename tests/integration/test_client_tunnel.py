@@ -20,10 +20,12 @@ from jupyter_token_ws.client.errors import (
     SocketClosedError,
     TooLargeError,
     TunnelEndedError,
+    UnsupportedError,
     UpgradeBlockedError,
 )
 from jupyter_token_ws.client.sockets import Socket
 from jupyter_token_ws.client.tunnel import Tunnel
+from jupyter_token_ws.protocol.auth import CookieAuth, TicketAuth
 from jupyter_token_ws.protocol.reasons import Advice
 from jupyter_token_ws.protocol.subprotocols import KERNEL
 from tests.integration.conftest import Start
@@ -96,16 +98,18 @@ async def test_fifty_sockets_on_one_tunnel(server: Server, carrier: str):
         assert tunnel.resumed == 0
 
 
-@CARRIERS
-async def test_a_silent_tunnel_stays(server: Server, carrier: str):
+async def test_a_silent_tunnel_stays(server: Server):
     """Longer than either side waits for a sign of life."""
-    async with tunnel_to(server.url, server.token, carrier) as tunnel:
-        socket = await tunnel.open("own/echo")
-        begun = tunnel.resumed
-        await asyncio.sleep(5)
-        await socket.send("still")
-        assert await socket.recv() == "still"
-        assert tunnel.resumed == begun == 0
+
+    async def stays(carrier: str) -> None:
+        async with tunnel_to(server.url, server.token, carrier) as tunnel:
+            socket = await tunnel.open("own/echo")
+            await asyncio.sleep(5)
+            await socket.send("still")
+            assert await socket.recv() == "still"
+            assert tunnel.resumed == 0
+
+    await asyncio.gather(stays(WEBSOCKET), stays(EVENT_STREAM))
 
 
 @CARRIERS
@@ -336,6 +340,46 @@ async def test_a_ticket_that_expires(server: Server, carrier: str):
         with pytest.raises(TunnelEndedError) as raised:
             await socket.recv()
         assert (raised.value.slug, raised.value.advice) == ("token_expired", Advice.AUTHENTICATE)
+
+
+async def test_a_ticket_is_renewed_while_the_tunnel_lives(server: Server):
+    """The server ends what it carries when the ticket does."""
+
+    async def lives(carrier: str) -> None:
+        auth = TicketAuth(token=server.token, max_age=7)
+        async with tunnel_to(server.url, "", carrier, auth=auth) as tunnel:
+            socket = await tunnel.open("own/echo")
+            first = (await tunnel.way.authenticator.grant()).generation
+            begun = time.monotonic()
+            while time.monotonic() - begun < 9:
+                await socket.send("a")
+                assert await socket.recv() == "a"
+                await asyncio.sleep(0.1)
+            assert (await tunnel.way.authenticator.grant()).generation > first
+            assert tunnel.resumed == 0
+
+    await asyncio.gather(lives(WEBSOCKET), lives(EVENT_STREAM))
+
+
+@CARRIERS
+async def test_after_a_revocation_the_next_tunnel_has_a_fresh_ticket(server: Server, carrier: str):
+    auth = TicketAuth(token=server.token)
+    async with tunnel_to(server.url, "", carrier, auth=auth) as tunnel:
+        socket = await tunnel.open("own/echo")
+        made = (await tunnel.way.authenticator.grant()).token
+        assert server.request("DELETE", "api/token-ws/login", token=made).status == 204
+        with pytest.raises(TunnelEndedError):
+            await socket.recv()
+        await echoes(tunnel)
+
+
+async def test_a_cookie_carries_a_websocket_and_no_event_stream(server: Server):
+    async with tunnel_to(server.url, "", auth=CookieAuth(server.token)) as tunnel:
+        await echoes(tunnel)
+        assert tunnel.carrier == WEBSOCKET
+    async with tunnel_to(server.url, "", EVENT_STREAM, auth=CookieAuth(server.token)) as tunnel:
+        with pytest.raises(UnsupportedError, match="ticket"):
+            await tunnel.open("own/echo")
 
 
 @CARRIERS

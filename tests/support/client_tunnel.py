@@ -16,6 +16,7 @@ from jupyter_token_ws.protocol.clients import addresses
 CAPABILITIES: dict[str, Any] = {
     "token": {"subprotocol": "v1.token.websocket.jupyter.org"},
     "tunnel": {"path": "api/token-ws/tunnel"},
+    "login": {"path": "api/token-ws/login"},
     "keepalive": {"interval": 1, "timeout": 3},
 }
 """Of a server with ``QUICK``."""

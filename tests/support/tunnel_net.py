@@ -109,6 +109,8 @@ class Net:
     generation: int = 1
     judged: list[int] = field(default_factory=list)
     verdict: bool | Exception = False
+    sending: list[Exception] = field(default_factory=list)
+    """What the next batches that are sent raise."""
 
     @property
     def newest(self) -> Served:
@@ -139,6 +141,9 @@ class Net:
 
     async def grant(self) -> Grant:
         return Grant({}, "t", self.generation)
+
+    def refresh_in(self) -> float | None:
+        return None
 
     async def judge(self, grant: Grant, response: Response) -> bool:
         self.judged.append(grant.generation)
@@ -209,6 +214,8 @@ class MemoryCarrier(Carrier):
 
     async def send(self, tunnel: str, first: int, data: bytes) -> None:
         assert self.line is not None
+        if self.net.sending:
+            raise self.net.sending.pop(0)
         if self.line.spend("up", len(data)):
             self.line.served.machine.receive(first, data)
             self.line.move()

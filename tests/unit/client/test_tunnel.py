@@ -183,6 +183,18 @@ async def test_who_is_not_read_waits_and_stalls_nobody(monkeypatch):
             await again
 
 
+async def test_what_comes_is_acknowledged_though_nothing_goes(monkeypatch):
+    monkeypatch.setattr(client_tunnel, "ACK_DELAY", 0.001)
+    net = Net()
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("quiet")
+        machine = net.newest.machine
+        machine.send(1, b"a")
+        net.line.move()
+        await auntil(lambda: machine.acknowledged == machine.numbered, "it to be acknowledged")
+        assert await socket.recv() == b"a"
+
+
 async def test_who_does_not_read_is_sent_a_window_and_no_more():
     net = Net()
     async with opened(net) as tunnel:
@@ -517,6 +529,54 @@ async def test_a_live_tunnel_looks_after_its_credential(monkeypatch):
         assert tunnel.resumed == 0
 
 
+async def test_what_is_sent_is_refused():
+    """And the server says no more."""
+    net = Net()
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        net.sending = [RefusalError(refusal("wrong_audience"), await net.grant())]
+        await socket.send("a")
+        with pytest.raises(TunnelEndedError) as raised:
+            await socket.recv()
+        assert (raised.value.code, raised.value.slug) == (4403, "wrong_audience")
+
+
+async def test_why_what_is_sent_is_refused_may_be_heard():
+    net = Net()
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        net.sending = [RefusalError(refusal("not_found"), await net.grant())]
+        await socket.send("a")
+        await asyncio.sleep(0)
+        ended(net, "token_revoked")
+        with pytest.raises(TunnelEndedError) as raised:
+            await socket.recv()
+        assert raised.value.slug == "token_revoked"
+
+
+@pytest.mark.parametrize("error", [AuthError("no", advice=Advice.RETRY), NoConnectionError("no")])
+async def test_what_is_sent_fails_for_a_while(error):
+    net = Net()
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        net.sending = [error]
+        await socket.send("a")
+        assert await socket.recv() == "a"
+        assert tunnel.resumed == 1
+
+
+@pytest.mark.parametrize("error", [AuthError("never"), TooLargeError("never")])
+async def test_what_is_sent_fails_for_good(error):
+    net = Net()
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        net.sending = [error]
+        await socket.send("a")
+        with pytest.raises(TunnelEndedError, match="never") as raised:
+            await socket.recv()
+        assert (raised.value.__cause__, raised.value.advice) == (error, error.advice)
+
+
 # -- the end -----------------------------------------------------------------------------------------
 
 
@@ -607,6 +667,16 @@ async def test_a_server_that_does_not_come_back(monkeypatch):
         with pytest.raises(TunnelEndedError, match="nobody is there") as raised:
             await socket.recv()
         assert (raised.value.code, raised.value.advice) == (1006, Advice.RETRY)
+
+
+async def test_the_server_says_how_much_it_takes():
+    net = Net(hello={"max_post_size": 32 * 1024})
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        await socket.send(bytes(100_000))
+        assert await socket.recv() == bytes(100_000)
+        assert tunnel._life is not None
+        assert tunnel._life.machine.max_fragment < 16 * 1024
 
 
 async def test_a_tunnel_that_cannot_be_resumed():

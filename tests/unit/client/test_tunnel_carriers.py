@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 from jupyter_token_ws.client import carriers
 from jupyter_token_ws.client.auth import Grant
 from jupyter_token_ws.client.carriers import (
+    MIN_FRAGMENT,
     MIN_POST,
     CarrierEndedError,
     CarrierLostError,
@@ -454,10 +455,18 @@ async def test_a_body_that_is_too_large_is_halved():
 
 async def test_until_it_cannot_be_halved_any_more():
     limits = Limits(fragment=16_000)
-    carrier = event_stream(Scripted(*[Response(413)] * 20), limits=limits)
-    with pytest.raises(TooLargeError, match="413"):
-        await carrier.send("id", 1, data_of(*[1000] * 30))
-    assert limits.post == MIN_POST
+    carrier = event_stream(Scripted(*[Response(413)] * 50), limits=limits)
+    advice = []
+    for _ in range(3):
+        with pytest.raises(TooLargeError, match="413") as raised:
+            await carrier.send("id", 1, data_of(*[1000] * 30))
+        advice.append(raised.value.advice)
+    assert advice[-1] is Advice.STOP
+    assert (limits.post, limits.fragment) == (MIN_POST, MIN_FRAGMENT)
+    limits.fragment = 2 * MIN_FRAGMENT
+    with pytest.raises(TooLargeError) as raised:  # the next tunnel's frames are smaller
+        await carrier.send("id", 1, data_of(2 * MIN_FRAGMENT))
+    assert raised.value.advice is Advice.RETRY
 
 
 def test_what_the_server_says_it_takes():
