@@ -14,7 +14,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -34,8 +34,8 @@ from .errors import (
     TooLargeError,
     UnsupportedError,
     UpgradeBlockedError,
-    advice_of,
 )
+from .handshake import refused_error, response_of_close, told_reason
 from .transport import UpgradeRefused
 
 if TYPE_CHECKING:
@@ -95,18 +95,9 @@ class RefusalError(Exception):
         self.response = response
         self.grant = grant
 
-    def told(self, what: str) -> RefusedError:
+    def told(self) -> RefusedError:
         """As an error for who uses the client."""
-        response = self.response
-        reason = response.reason
-        return RefusedError(
-            f"the server refuses {what}: {reason.text if reason else f'status {response.status}'}",
-            response.status,
-            reason=reason.text if reason else "",
-            retry_after=response.retry_after,
-            slug=reason.slug if reason else None,
-            advice=reason.advice if reason else advice_of(response.status),
-        )
+        return refused_error("the tunnel", self.response)
 
 
 @dataclass
@@ -237,7 +228,7 @@ class WebSocketCarrier(Carrier):
                 timeout=way.patience,
             )
         except UpgradeRefused as refused:
-            raise self._not_upgraded(with_reason(refused.response), grant) from None
+            raise self._not_upgraded(told_reason(refused.response), grant) from None
         self._heard = asyncio.get_running_loop().time()
 
     @staticmethod
@@ -276,8 +267,7 @@ class WebSocketCarrier(Carrier):
         if told is None:
             return CarrierLostError(f"the websocket was closed: {code}")
         if not greeted:  # it opened to say that it does not
-            response = Response(told.reason.code - 4000, reason=told.reason)
-            return RefusalError(replace(response, retry_after=told.retry_after), self._grant)
+            return RefusalError(response_of_close(code, text), self._grant)
         if told.reason.slug == "replaced":
             return CarrierEndedError(code, text)
         return CarrierLostError(f"the websocket was closed: {code} {told.reason.slug}")
@@ -364,7 +354,7 @@ class EventStreamCarrier(Carrier):
                 {name.lower(): value for name, value in response.headers.items()},
                 await _beginning(response),
             )
-            raise RefusalError(with_reason(told), grant)
+            raise RefusalError(told_reason(told), grant)
         self._response = response
         self._posted = asyncio.get_running_loop().time()
 
@@ -435,7 +425,7 @@ class EventStreamCarrier(Carrier):
                 headers = {**grant.for_http(), "Content-Type": "application/json"}
                 request = Request("POST", f"{self._url}/{tunnel}", headers, body)
                 left = max(until - clock(), 0.1)
-                response = with_reason(await self.way.transport.request(request, timeout=left))
+                response = told_reason(await self.way.transport.request(request, timeout=left))
             except NoConnectionError:
                 if clock() + pause >= until:
                     # It may have been too much for this way in that time.
@@ -514,25 +504,6 @@ def check_token(grant: Grant) -> None:
         raise UnsupportedError(
             "a tunnel over an event stream takes a token and no cookie (contract C7.2): use the ticket plugin"
         )
-
-
-def with_reason(response: Response) -> Response:
-    """With the reason that the body tells, if it is one of the table (contract section 5)."""
-    if response.reason is not None:
-        return response
-    try:
-        document = json.loads(response.body)
-    except ValueError:
-        return response
-    if not isinstance(document, dict):
-        return response
-    status, later = document.get("status"), document.get("retry_after")
-    reason = REASONS.get(status) if isinstance(status, str) else None
-    if reason is None or reason.http_status != response.status:
-        return response
-    if response.retry_after is None and isinstance(later, (int, float)):
-        response = replace(response, retry_after=float(later))
-    return replace(response, reason=reason)
 
 
 def _read_end(data: str) -> tuple[int, str]:

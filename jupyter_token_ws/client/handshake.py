@@ -129,7 +129,7 @@ async def open_websocket(
             url, subprotocols=offered, headers=headers, max_size=max_size, timeout=timeout
         )
     except UpgradeRefused as error:
-        raise _refusal(transport.place, error.response) from None
+        raise _refusal(transport.place, error.response, by_subprotocol=by_subprotocol) from None
     try:
         if connection.subprotocol == REASON_MARKER:
             # It may be open only to be closed with the reason (C3.2): what answers is a socket.
@@ -164,7 +164,17 @@ async def _answers(place: str, connection: ClientConnection, timeout: float) -> 
 _BLOCKED = frozenset({200, 400, 404, 405, 421, 426, 500, 501, 502, 505})
 
 
-def _refusal(place: str, response: Response) -> Refusal:
+def _refusal(place: str, response: Response, *, by_subprotocol: bool) -> Refusal:
+    """What it means that a handshake was not answered by 101.
+
+    A proxy that leaves the upgrade out makes a plain ``GET`` of it, in which nobody looks for a token among
+    the subprotocols: no credential came, or the handler says 403 by itself, without the reason that our
+    server's refusals have.
+    """
     told = told_reason(response)
-    blocked = told.reason is None and told.status in _BLOCKED
+    slug = told.reason.slug if told.reason else None
+    blocked = slug is None and told.status in _BLOCKED
+    if by_subprotocol:
+        stripped = told.status == 403 and slug is None
+        blocked = blocked or stripped or slug == "credentials_missing"
     return Refusal(place, told, blocked=blocked)

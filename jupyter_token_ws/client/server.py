@@ -6,7 +6,6 @@ import asyncio
 import json as _json
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -43,6 +42,7 @@ from .handshake import Refusal, open_websocket, refused_error, response_of_close
 from .kernel import Limits, Opening, open_kernel
 from .sockets import Socket
 from .transport import Transport, place_of
+from .tunnel import Tunnel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,7 +94,7 @@ class Server:
         self.capabilities: Mapping[str, Any] | None = None
         self.api_version: str | None = None
         self._auth: Authenticator | None = None
-        self._tunnel: Any = None
+        self._tunnel: Tunnel | None = None
         self._followed = options.base_url
         self._closed = False
         self._websocket_seen = False
@@ -393,15 +393,12 @@ class Server:
     ) -> Socket:
         await self._with_credential(_nothing_to_ask)
         tunnel = self._tunnelled()
-        socket: Socket = await self._persevere(
+        return await self._persevere(
             lambda left: tunnel.open(path, subprotocols, max_size=max_size, timeout=left), timeout
         )
-        return socket
 
-    def _tunnelled(self) -> Any:
+    def _tunnelled(self) -> Tunnel:
         if self._tunnel is None:
-            Tunnel = import_module("jupyter_token_ws.client.tunnel").Tunnel  # noqa: N806
-
             carriers = {
                 "tunnel-websocket": ("websocket",),
                 "tunnel-eventstream": ("eventstream",),
@@ -410,7 +407,7 @@ class Server:
                 self._transport,
                 self._authenticator(),
                 self._addresses,
-                self.capabilities or {},
+                self.capabilities,
                 carriers,
                 keepalive=self._options.keepalive,
                 open_timeout=self._options.open_timeout,

@@ -488,7 +488,7 @@ class _Life:
                 # Where the server has ended the tunnel, the reason is about to be heard.
                 await asyncio.wait({hearing}, timeout=LINGER)
                 if not hearing.done():
-                    raise refusal.told("the tunnel") from None
+                    raise refusal.told() from None
                 hearing.result()
             politely = True
         except (CarrierLostError, NoConnectionError) as lost:
@@ -626,7 +626,7 @@ class _Life:
             except RefusalError as refusal:
                 # Closed before another is tried, and outside of what may raise.
                 if not left or not await way.authenticator.judge(grant, refusal.response):
-                    raise refusal.told("the tunnel") from None
+                    raise refusal.told() from None
             finally:
                 if not there:
                     await carrier.aclose()
@@ -773,7 +773,8 @@ class Tunnel:
                 self._life = _Life(self)
             life = self._life
             try:
-                return await life.open(path, subprotocols, max_size, max(until - clock(), 0.01))
+                left = max(until - clock(), 0.01)
+                return await life.open(path.lstrip("/"), subprotocols, max_size, left)
             except TunnelEndedError as error:  # before the socket was there
                 delay = self.backoff.delay(error.retry_after)
                 if error.advice not in _AGAIN or clock() + delay >= until:

@@ -8,10 +8,11 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from jupyter_token_ws.client.auth import Grant
 from jupyter_token_ws.client.carriers import EVENT_STREAM, WEBSOCKET
 from jupyter_token_ws.client.errors import (
     ClientError,
@@ -23,8 +24,9 @@ from jupyter_token_ws.client.errors import (
     UnsupportedError,
     UpgradeBlockedError,
 )
+from jupyter_token_ws.client.server import connect
 from jupyter_token_ws.client.sockets import Socket
-from jupyter_token_ws.client.tunnel import Tunnel
+from jupyter_token_ws.client.tunnel import Tunnel, TunnelSocket
 from jupyter_token_ws.protocol.auth import CookieAuth, TicketAuth
 from jupyter_token_ws.protocol.reasons import Advice
 from jupyter_token_ws.protocol.subprotocols import KERNEL
@@ -366,7 +368,7 @@ async def test_after_a_revocation_the_next_tunnel_has_a_fresh_ticket(server: Ser
     auth = TicketAuth(token=server.token)
     async with tunnel_to(server.url, "", carrier, auth=auth) as tunnel:
         socket = await tunnel.open("own/echo")
-        made = (await tunnel.way.authenticator.grant()).token
+        made = ticket_of(await tunnel.way.authenticator.grant())
         assert server.request("DELETE", "api/token-ws/login", token=made).status == 204
         with pytest.raises(TunnelEndedError):
             await socket.recv()
@@ -390,3 +392,66 @@ async def test_a_wrong_token(server: Server, carrier: str):
             await tunnel.open("own/echo")
         assert raised.value.advice is Advice.AUTHENTICATE
         assert token not in str(raised.value)
+
+
+# -- as a server's carrier ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("carrier", ["tunnel-websocket", "tunnel-eventstream"])
+async def test_all_websockets_of_a_server_over_one_tunnel(
+    server: Server, carrier: Literal["tunnel-websocket", "tunnel-eventstream"]
+):
+    async with connect(server.url, auth=server.token, carrier=carrier) as client:
+        sockets = await asyncio.gather(*(client.websocket("/own/echo") for _ in range(3)))
+        for socket in sockets:
+            assert isinstance(socket, TunnelSocket)
+            await socket.send("a")
+            assert await socket.recv() == "a"
+        assert client.carrier == carrier
+        with pytest.raises(RefusedError) as raised:
+            await client.websocket("own/nothing")
+        assert raised.value.slug == "not_found"
+    assert sockets[0].close_code == 1001
+
+
+@NGINX
+async def test_the_event_stream_where_no_websocket_gets_through(server: Server, tmp_path: Path):
+    with run_nginx(tmp_path, server.port, websockets=False) as proxy:
+        for _ in range(2):
+            async with connect(proxy.url, auth=server.token) as client:
+                socket = await client.websocket("own/echo")
+                assert isinstance(socket, TunnelSocket)
+                await socket.send("a")
+                assert await socket.recv() == "a"
+                assert client.carrier == "tunnel-eventstream"
+        await auntil(lambda: not open_tunnels(server), "the server to forget them")
+        upgrades = [asked for asked in proxy.requests() if asked.websocket]
+        assert len(upgrades) == 1, "it is remembered"
+
+
+@pytest.mark.parametrize("carrier", ["tunnel-websocket", "tunnel-eventstream"])
+async def test_what_to_do_after_a_revocation(
+    server: Server, carrier: Literal["tunnel-websocket", "tunnel-eventstream"]
+):
+    """As the advice says: the credential is refreshed once, for all that ended together."""
+    auth = TicketAuth(token=server.token)
+    async with connect(server.url, auth=auth, carrier=carrier) as client:
+        sockets = [await client.websocket("own/echo") for _ in range(5)]
+        made = ticket_of(await client._authenticator().grant())
+        assert server.request("DELETE", "api/token-ws/login", token=made).status == 204
+
+        async def again(socket: Socket) -> Socket:
+            with pytest.raises(TunnelEndedError) as raised:
+                await socket.recv()
+            assert raised.value.slug == "token_revoked"
+            await client.refused(raised.value)
+            return await client.websocket("own/echo")
+
+        for socket in await asyncio.gather(*map(again, sockets)):
+            await socket.send("a")
+            assert await socket.recv() == "a"
+
+
+def ticket_of(grant: Grant) -> str:
+    assert grant.token is not None
+    return grant.token
