@@ -700,6 +700,10 @@ class BasicAuth(AuthPlugin[BasicContext]):
     def __repr__(self) -> str:
         return f"BasicAuth(…, beside={self._beside!r})"
 
+    def alone(self) -> BasicAuth:
+        """The same without what is beside it: for who asks the proxy only."""
+        return BasicAuth(self._user, self._password)
+
     def initialize(self, endpoint: Endpoint, now: float) -> Flow[BasicContext | Ignore]:
         """Takes what one of the plugins beside it takes."""
         for plugin in self._beside:

@@ -8,16 +8,30 @@ import re
 import shlex
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
 import trustme
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from jupyter_token_ws.cli import main
 from jupyter_token_ws.client.doctor import CAUSES, NAMES, Options, Report, Verdict, diagnose
 from jupyter_token_ws.client.tls import TLSIdentity
-from jupyter_token_ws.protocol.auth import AuthPlugin, NoAuth, TokenAuth
+from jupyter_token_ws.protocol.auth import (
+    AuthPlugin,
+    BasicAuth,
+    CookieAuth,
+    NoAuth,
+    TicketAuth,
+    TokenAuth,
+)
 from tests.integration.conftest import Start
 from tests.support.cutting_proxy import cutting
 from tests.support.hub import jupyterhub
@@ -263,6 +277,135 @@ def test_10_a_clock_that_is_wrong(server: Server, tmp_path: Path, hours: int):
     assert f"60 min {'ahead' if hours > 0 else 'behind'}" in seen(report, "clock")
 
 
+# -- what else may be between ----------------------------------------------------------------------------
+
+SOCKETS = "{ path_beg /api/events /api/token-ws/tunnel }"
+OFFER = "req.fhdr(sec-websocket-protocol)"
+
+
+@pytest.mark.requires(*HAPROXY)
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param(
+            f"http-request del-header Authorization if {SOCKETS}",
+            {"header": "authorization_lost", "event_stream": "authorization_lost"},
+            id="authorization",
+        ),
+        pytest.param(
+            "http-request del-header Sec-WebSocket-Protocol",
+            {"subprotocol": "subprotocol_lost", "tunnel_websocket": "subprotocol_lost"},
+            id="subprotocol",
+        ),
+        pytest.param(
+            "http-request set-query x=1",
+            {"url": "query_lost", "resume": "not_resumed"},
+            id="query",
+        ),
+        pytest.param(
+            "http-request deny status 404 if { url_param(tunnel) -m found }",
+            {"resume": "not_resumed"},
+            id="resume",
+        ),
+        pytest.param(
+            f"http-request deny status 431 if {{ {OFFER},length gt 4000 }}",
+            {"token_size": "header_limit"},
+            id="long headers",
+        ),
+        pytest.param(
+            "http-request deny status 503 if { path_end /api/me }",
+            {"login": "login_failed"},
+            id="login",
+        ),
+        pytest.param(
+            "http-request deny status 502 if { path_beg /api/token-ws/tunnel }",
+            {"tunnel_websocket": "no_upgrade", "event_stream": "held_back"},
+            id="tunnel",
+        ),
+        pytest.param("http-request deny status 401", {"server": "wall"}, id="wall"),
+        pytest.param(
+            "http-request redirect location https://sso.example.org/",
+            {"server": "wall"},
+            id="elsewhere",
+        ),
+    ],
+)
+def test_what_haproxy_may_be_told_to_do(
+    server: Server, tmp_path: Path, lines: str, expected: Mapping[str, str]
+):
+    with haproxy(tmp_path, server.port, more=lines) as url:
+        named(examined(url), expected)
+
+
+@contextmanager
+def relay(upstream: int, code: int | None = None, max_size: int = 1 << 20) -> Iterator[int]:
+    """Takes websockets apart and puts them together again, and closes with codes of its own: its port."""
+    ready: Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Queue()
+
+    async def one(here: ServerConnection) -> None:
+        assert here.request is not None
+        offer = here.request.headers.get("Sec-WebSocket-Protocol", "").split(", ")
+        headers = {"Authorization": here.request.headers.get("Authorization", "")}
+        there = await connect(
+            f"ws://127.0.0.1:{upstream}{here.request.path}",
+            subprotocols=[Subprotocol(each) for each in offer],
+            additional_headers=headers,
+            proxy=None,
+        )
+
+        async def up() -> None:
+            with suppress(ConnectionClosed):
+                async for message in here:
+                    await there.send(message)
+            await there.close()
+
+        going_up = asyncio.create_task(up())
+        try:
+            async for message in there:
+                await here.send(message)
+        except ConnectionClosed as error:
+            if error.rcvd is not None:
+                await here.close(code or error.rcvd.code, error.rcvd.reason if not code else "")
+        await asyncio.wait([going_up])
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        options: dict[str, Any] = {
+            "select_subprotocol": lambda _, offered: offered[-1] if offered else None,
+            "max_size": max_size,
+        }
+        async with serve(one, "127.0.0.1", 0, **options) as listening:
+            port = next(iter(listening.sockets)).getsockname()[1]
+            ready.put((asyncio.get_running_loop(), stop, port))
+            await stop.wait()
+
+    thread = Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    loop, stop, port = ready.get(timeout=30)
+    yield port
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(30)
+
+
+@pytest.mark.requires(*NGINX)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"code": 1000}, {"close_codes": "close_code_lost"}),
+        ({"max_size": 65_536}, {"message_size": "message_limit"}),
+    ],
+)
+def test_who_takes_websockets_apart(
+    server: Server, tmp_path: Path, options: dict[str, int], expected: Mapping[str, str]
+):
+    with (
+        relay(server.port, **options) as port,
+        nginx(tmp_path, server.port, swallows=port) as proxy,
+    ):
+        found = complaints(examined(proxy.url))
+    assert found.items() >= expected.items(), found
+
+
 # -- the page --------------------------------------------------------------------------------------------
 
 PAGE = "docs/how-to/ask-the-doctor.md"
@@ -320,6 +463,33 @@ def test_without_a_credential_what_needs_none(server: Server):
     assert complaints(report) == {}
     assert {"login", "header", "event_stream"} < skipped(report)
     assert not skipped(report) & {"websocket", "close_codes", "url", "token_size"}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "lacking"),
+    [
+        (TicketAuth(token=TOKEN), set()),
+        (CookieAuth(TOKEN), {"subprotocol", "event_stream", "post_size"}),
+    ],
+)
+def test_other_ways_to_sign_in(server: Server, plugin: AuthPlugin[Any], lacking: set[str]):
+    report = examined(server.url, plugins=[plugin])
+    assert complaints(report) == {}, report.text()
+    assert skipped(report) == {"tls", *lacking}
+
+
+@pytest.mark.requires(*HAPROXY)
+def test_user_and_password_for_a_proxy_in_front(server: Server, tmp_path: Path):
+    people = "userlist people\n  user ann insecure-password of-the-proxy"
+    more = f"http-request auth unless {{ http_auth(people) }}\n{people}"
+    with haproxy(tmp_path, server.port, more=more) as url:
+        named(examined(url), {"server": "wall"}, "basic")
+        plugin = BasicAuth("ann", "of-the-proxy", [CookieAuth(TOKEN)])
+        report = examined(url, plugins=[plugin])
+        assert complaints(report) == {}, report.text()
+        assert skipped(report) == {"tls", "subprotocol", "event_stream", "post_size"}
+        assert "of-the-proxy" not in report.text()
+        named(examined(url, plugins=[BasicAuth("ann", "wrong")]), {"server": "wall"})
 
 
 def test_each_way_to_sign_in_by_itself(server: Server):

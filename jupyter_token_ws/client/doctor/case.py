@@ -90,6 +90,8 @@ class Case:
     capabilities: Mapping[str, Any] | None = None
     skew: tuple[float, float] | None = None
     """The server's clock less ours, and how far off that may be."""
+    front: Mapping[str, str] = field(default_factory=dict)
+    """What a proxy in front wants to see in every request."""
     grant: Grant | None = None
     """The credential that is accepted."""
     everybody: bool = False
@@ -180,7 +182,8 @@ class Case:
         timeout: float = 5.0,
     ) -> Response:
         """One request, of which no redirect is followed. Raises ``ClientError``."""
-        shown = {HEADER: API_VERSIONS[0], "Accept": "application/json", **(headers or {})}
+        usual = {HEADER: API_VERSIONS[0], "Accept": "application/json"}
+        shown = {**usual, **self.front, **(headers or {})}
         return await self.transport.request(
             Request(method, url, shown, body), timeout=min(timeout, self.left), max_size=MAX_ANSWER
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from jupyter_token_ws.client.auth import Authenticator, Grant
 from jupyter_token_ws.client.errors import AuthError, ClientError
-from jupyter_token_ws.protocol.auth import AuthPlugin, Endpoint
+from jupyter_token_ws.protocol.auth import AuthPlugin, BasicAuth, Endpoint
 
 from .case import Case, SkipError
 from .report import Finding, Verdict
@@ -24,7 +24,7 @@ async def login(case: Case) -> list[Finding]:
     """Each way is tried; the first that is accepted serves the checks that need a credential."""
     url = case.base() + WHO
     if (await case.ask("GET", url)).status == 200:
-        case.everybody, case.grant = True, Grant()
+        case.everybody, case.grant = True, Grant(case.front)
         return [case.ok("no credential is needed")]
     if not case.plugins:
         raise SkipError("no credential was given, and the server wants one")
@@ -36,6 +36,18 @@ async def login(case: Case) -> list[Finding]:
         found = await _try(case, plugin, name)
         findings.append(replace(found, check=f"login by {name}" if len(case.plugins) > 1 else ""))
     return findings
+
+
+async def pass_front(case: Case, base_url: str) -> bool:
+    """Whether there is something to show to a proxy in front that wants user and password."""
+    for plugin in case.plugins:
+        if isinstance(plugin, BasicAuth) and not (case.front or case.exposed):
+            endpoint = Endpoint(base_url)
+            grant = await Authenticator([plugin.alone()], endpoint, case.transport.request).grant()
+            case.front = grant.headers
+            case.secrets += grant.headers.values()
+            return True
+    return False
 
 
 async def _try(case: Case, plugin: AuthPlugin[Any], name: str) -> Finding:

@@ -21,7 +21,7 @@ from websockets.exceptions import WebSocketException
 
 from jupyter_token_ws.client.errors import ClientError, IdentityError
 from jupyter_token_ws.client.tls import TLSIdentity
-from jupyter_token_ws.client.transport import Transport, is_loopback
+from jupyter_token_ws.client.transport import Transport, UpgradeRefused, is_loopback
 from jupyter_token_ws.protocol.auth import AuthPlugin
 
 from . import credentials, network, tunnels, upgrades, web
@@ -294,6 +294,10 @@ async def _make(check: Check, case: Case) -> list[Finding]:
         found = await within(limit, check.run(case)) if limit > 0 else _no_time(case)
     except SkipError as error:
         found = case.finding(Verdict.SKIPPED, str(error))
+    except UpgradeRefused as error:
+        # Whether websockets get through, and by which credential, is for other checks to say.
+        seen = f"the websocket for it is refused: {upgrades.refusal(error)}"
+        found = case.finding(Verdict.SKIPPED, seen)
     except IdentityError as error:
         found = case.broken(str(error), "certificate_other")
     except TimeoutError:

@@ -34,7 +34,7 @@ from jupyter_token_ws.protocol.tunnel import (
 
 from .case import Case, SkipError, limited, within
 from .report import Finding
-from .upgrades import SOCKET, alive, for_front, needs_upgrades, opened, shown
+from .upgrades import SOCKET, alive, for_front, needs_upgrades, opened, refusal, shown, told
 
 FIRST_EVENT = 4.0
 """Seconds in which the first event has to come: it is sent at once."""
@@ -219,10 +219,9 @@ async def by_websocket(case: Case, query: str) -> AsyncIterator[SocketProbe]:
 async def by_events(case: Case, query: str) -> AsyncIterator[StreamProbe]:
     """A tunnel over an event stream. Raises ``SkipError`` where the credential is none that it takes."""
     grant = case.authorization()
+    if grant.token is None and not case.everybody:
+        raise SkipError("event streams take a token, and this credential is none")
     own = grant.for_http()
-    shows = any(name.lower() == "authorization" for name in own)
-    if not shows and not case.everybody:
-        raise SkipError("event streams take Authorization, and this credential has none")
     url = case.base() + _path(case)
     headers = {**own, "Accept": "text/event-stream"}
     request = Request("GET", url + query, headers)
@@ -261,7 +260,9 @@ async def tunnel_websocket(case: Case) -> Finding:
             took = await within(ECHO, probe.echo())
             await probe.finish()
     except UpgradeRefused as refused:
-        return case.broken(f"{refused.response.status} in place of 101", "no_upgrade")
+        reason = told(refused)
+        lost = reason is not None and reason.slug == "credentials_missing"
+        return case.broken(refusal(refused), "subprotocol_lost" if lost else "no_upgrade")
     except EndedError as error:
         return case.broken(str(error), "close_code_lost")
     return case.ok(f"it begins, and answers in {took * 1000:.0f} ms")
@@ -418,7 +419,7 @@ async def resume(case: Case) -> Finding:
             await within(ECHO, second.echo())
             await second.finish()
     except UpgradeRefused as refused:
-        return case.broken(f"{refused.response.status} after a cut", "not_resumed")
+        return case.broken(f"after a cut: {refusal(refused)}", "not_resumed")
     except EndedError as error:
         return case.broken(f"after a cut: {error}", "not_resumed")
     return case.ok(f"a tunnel goes on {took * 1000:.0f} ms after a cut")

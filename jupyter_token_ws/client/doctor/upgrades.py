@@ -102,7 +102,7 @@ def for_front(grant: Grant) -> dict[str, str]:
 async def websocket(case: Case) -> Finding:
     """An upgrade gets through. It brings no credential, unless the server gives no reasons."""
     case.base()
-    headers: Mapping[str, str] = {}
+    headers = case.front
     if case.capabilities is None:
         headers = case.authorization().for_http()
     elif case.grant is not None:
@@ -164,7 +164,7 @@ async def subprotocol(case: Case) -> Finding:
             if socket.subprotocol != MARKER:
                 return case.broken(f"answered with {socket.subprotocol}", "subprotocol_lost")
     except UpgradeRefused as refused:
-        return case.broken(_refusal(refused), "subprotocol_lost")
+        return case.broken(refusal(refused), "subprotocol_lost")
     return case.ok("open, answered with the marker")
 
 
@@ -178,7 +178,7 @@ async def header(case: Case) -> Finding:
             if close is not None:
                 return case.broken(shown(close), "authorization_lost")
     except UpgradeRefused as refused:
-        return case.broken(_refusal(refused), "authorization_lost")
+        return case.broken(refusal(refused), "authorization_lost")
     return case.ok("open")
 
 
@@ -213,13 +213,15 @@ async def token_size(case: Case) -> Finding:
         return case.broken(f"a token of {size:,} bytes: {error}", "header_limit")
     if slug in ("token_rejected", "too_many_attempts"):
         return case.ok(f"{size:,} bytes arrive")
+    if slug == "credentials_missing":
+        raise SkipError("the subprotocol does not arrive")
     return case.broken(f"a token of {size:,} bytes came to {slug or 'nothing'}", "header_limit")
 
 
 async def _refused(case: Case, path: str, offer: Sequence[str]) -> str:
     """The slug by which a made-up token is refused, or what else was seen; empty where it stays open."""
     try:
-        async with opened(case, path, offer) as socket:
+        async with opened(case, path, offer, case.front) as socket:
             close = await alive(socket)
     except UpgradeRefused as refused:
         reason = told(refused)
@@ -230,6 +232,7 @@ async def _refused(case: Case, path: str, offer: Sequence[str]) -> str:
     return row.reason.slug if row else shown(close)
 
 
-def _refusal(refused: UpgradeRefused) -> str:
+def refusal(refused: UpgradeRefused) -> str:
+    """What a handshake was answered, as one reads it."""
     reason = told(refused)
     return f"{refused.response.status} {reason.slug if reason else ''}".rstrip()

@@ -15,6 +15,7 @@ from jupyter_token_ws.protocol.clients import within_base
 from jupyter_token_ws.protocol.versions import API_VERSIONS, HEADER, SUPPORTED_HEADER, best_common
 
 from .case import Case, Guess, SkipError, bases_of
+from .credentials import pass_front
 from .report import Finding
 
 CAPABILITIES = "api/token-ws/capabilities"
@@ -33,6 +34,7 @@ PAGES = frozenset({
 
 _HUB = "x-jupyterhub-version"
 _REPORTS = re.compile(r"report-uri (/(?:[^/\s;][^\s;]*/)?)api/security/csp-report")
+_WALL = frozenset({401, 403, 407})
 _GATEWAY = frozenset({502, 503, 504})
 _HUB_KEEPS = re.compile(rf"/hub/(user|services)/.*{CAPABILITIES}$")
 _HUB_STOPPED = frozenset({424, 503})
@@ -83,6 +85,8 @@ async def _find(case: Case, bases: list[str], given: str) -> bool:
 
 async def _ask_capabilities(case: Case, base: str) -> Response:
     answer = await case.ask("GET", base + CAPABILITIES)
+    if answer.status == 401 and await pass_front(case, base):
+        answer = await case.ask("GET", base + CAPABILITIES)
     if answer.status == 422:
         theirs = answer.headers.get(SUPPORTED_HEADER.lower(), "").split(",")
         version = best_common(API_VERSIONS, theirs)
@@ -175,12 +179,18 @@ async def server(case: Case) -> Finding:
         return case.broken(f"{answer.status} from {_software(answer)}", "gateway")
     if _refuses_host(answer):
         return case.ok("a Jupyter server answers")
-    target = urlsplit(urljoin(case.url, answer.headers.get("location", "")))
-    elsewhere = 300 <= answer.status < 400 and target.netloc != case.parts.netloc
-    if elsewhere or answer.status in (401, 403, 407):
-        where = f" to {target.netloc}" if elsewhere else ""
+    led = _led_away(case, answer)
+    if led or answer.status in _WALL:
+        where = f" to {led}" if led else ""
         return case.broken(f"{answer.status}{where} from {_software(answer)}", "wall")
     raise SkipError("no server was found")
+
+
+def _led_away(case: Case, answer: Response) -> str:
+    """The other place that a redirect leads to."""
+    target = urlsplit(urljoin(case.url, answer.headers.get("location", "")))
+    redirect = 300 <= answer.status < 400
+    return target.netloc if redirect and target.netloc != case.parts.netloc else ""
 
 
 def _software(answer: Response) -> str:
@@ -220,7 +230,7 @@ async def base_url(case: Case) -> Finding:
     """The address is the server's base, or a page below it."""
     answer = _answer(case)
     if not case.base_url:
-        if _is_final(answer) or answer.status in (401, 403, 407):
+        if _is_final(answer) or answer.status in _WALL or _led_away(case, answer):
             raise SkipError("no server was found")
         if case.said:
             return case.broken(
