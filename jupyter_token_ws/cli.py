@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     capabilities.set_defaults(run=show_capabilities)
 
     _add_login(commands)
+    _add_run(commands)
     _add_doctor(commands)
 
     demo = commands.add_parser(
@@ -117,6 +118,21 @@ def _add_login(commands: Any) -> None:
     login.set_defaults(run=run_login, parser=login)
 
 
+def _add_run(commands: Any) -> None:
+    from .cli_run import add_arguments
+
+    run = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run code in a kernel of a server",
+        description="Run code in a kernel of a server, and show what it shows as it comes. Exit status: 0"
+        " well, 1 it failed, 130 after Ctrl-C, which interrupts it. No secret is taken as an argument: other"
+        " people of this machine can read those.",
+    )
+    add_arguments(run)
+    run.set_defaults(run=run_code, parser=run)
+
+
 def _add_doctor(commands: Any) -> None:
     from .cli_doctor import add_arguments
 
@@ -145,6 +161,13 @@ def run_login(arguments: argparse.Namespace) -> int:
     from .cli_login import login
 
     return login(arguments)
+
+
+def run_code(arguments: argparse.Namespace) -> int:
+    """Run code in a kernel."""
+    from .cli_run import run
+
+    return run(arguments)
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from urllib.parse import urlunsplit
 from .preflight import LEFT_OUT, CommandError, local_server, read_line, split, token_in
 
 if TYPE_CHECKING:
+    from .client.server import Carrier
     from .client.tls import TLSIdentity
     from .protocol.auth import AuthPlugin
 
@@ -42,7 +43,7 @@ class Access:
     url: str
     plugins: tuple[AuthPlugin[Any], ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    carrier: str = "auto"
+    carrier: Carrier = "auto"
     tls: TLSIdentity | None = None
     unix_socket: Path | None = None
     plain_http: bool = False
