@@ -26,6 +26,24 @@ DEADLINE = 28.0
 """Seconds of the whole run, without a longer silence."""
 
 
+_TUNNELS = ("event_stream", "post_size")
+_OTHERS: dict[str, tuple[str, ...]] = {
+    "websocket": ("tunnel_websocket", "message_size", "resume", *_TUNNELS),
+    "tunnel-websocket": _TUNNELS,
+    "tunnel-eventstream": (
+        "websocket",
+        "subprotocol",
+        "header",
+        "url",
+        "close_codes",
+        "tunnel_websocket",
+        "token_size",
+        "message_size",
+    ),
+}
+"""Checks that are about other carriers than the one that was asked for."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to its parser."""
     parser.add_argument("url", help="the server's address, also one copied from a browser")
@@ -97,7 +115,7 @@ async def _examine(arguments: argparse.Namespace, access: Access, progress: Prog
         plain_http=access.plain_http,
         options=Options(idle=arguments.idle, deadline=DEADLINE + longer),
         only=arguments.only,
-        skip=arguments.skip,
+        skip=[*arguments.skip, *_OTHERS.get(access.carrier, ())],
         progress=progress,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import re
 import shlex
 import socket
@@ -44,8 +45,8 @@ from tests.support.proxies import CADDY, HAPROXY, caddy, haproxy
 LIMIT = 30.0
 """Seconds in which it is to be named."""
 
-PATIENT = {"TokenWebSocketApp": {"refusal_burst": 1000}}
-"""Several runs in ten seconds look like a storm."""
+PATIENT = {"TokenWebSocketApp": {"refusal_burst": 1000, "max_tunnels_per_principal": 1000}}
+"""Several runs in ten seconds look like a storm, and some tunnels cannot be ended."""
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +323,11 @@ OFFER = "req.fhdr(sec-websocket-protocol)"
             {"tunnel_websocket": "no_upgrade", "event_stream": "held_back"},
             id="tunnel",
         ),
+        pytest.param(
+            "http-request deny status 429 if { path_beg /api/token-ws/tunnel } !{ hdr(upgrade) -m found }",
+            {"event_stream": "too_many"},
+            id="too many",
+        ),
         pytest.param("http-request deny status 401", {"server": "wall"}, id="wall"),
         pytest.param(
             "http-request redirect location https://sso.example.org/",
@@ -529,6 +535,22 @@ def test_a_server_that_answers_nothing():
         report = asyncio.run(diagnose(url, options=Options(deadline=2.0)))
         assert report.seconds < 4
         named(report, {"http": "not_http"}, "https://")
+
+
+@pytest.mark.parametrize("carrier", ["websocket", "tunnel-websocket", "tunnel-eventstream"])
+def test_one_carrier_on_the_command_line(
+    server: Server, capsys: Any, monkeypatch: pytest.MonkeyPatch, carrier: str
+):
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    options = ["--token-env", "MY_TOKEN", "--idle", "0.5", "--json", "--carrier", carrier]
+    assert main(["doctor", server.url, *options]) == 0
+    checks = {each["check"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
+    assert (checks["event_stream"]["verdict"] == "ok") == (carrier == "tunnel-eventstream")
+    assert (checks["websocket"]["verdict"] == "ok") == (carrier != "tunnel-eventstream")
+    assert checks["idle"]["verdict"] == "ok"
+    by = "event stream" if carrier == "tunnel-eventstream" else "websocket"
+    assert by in checks["idle"]["seen"]
+    assert (checks["resume"]["verdict"] == "ok") == (carrier != "websocket")
 
 
 def test_only_and_skip(server: Server):

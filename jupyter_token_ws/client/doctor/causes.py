@@ -179,6 +179,10 @@ def _table() -> dict[str, Cause]:
             "nginx proxy_read_timeout and proxy_send_timeout 1h; haproxy timeout tunnel 1h, timeout client"
             " and server; or TokenWebSocketApp.keepalive_interval below half of it",
         ),
+        "too_many": Cause(
+            "more tunnels or websockets are open than the server allows; what was cut counts for a minute",
+            "wait, or TokenWebSocketApp.max_tunnels_per_principal, max_connections_per_principal",
+        ),
         "not_resumed": Cause(
             "requests go to several servers that do not share their tunnels, or the tunnel was ended with its"
             " connection",

@@ -256,7 +256,7 @@ async def examine(
 
     async def make(check: Check) -> list[Finding]:
         nonlocal done
-        before = [made[name] for name in check.after if name in made]
+        before = [made[name] for name in _with_before(check.after, table) if name in made]
         if before:
             await asyncio.wait(before)
         running.append(check.name)

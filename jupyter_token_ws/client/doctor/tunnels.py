@@ -264,8 +264,16 @@ async def tunnel_websocket(case: Case) -> Finding:
         lost = reason is not None and reason.slug == "credentials_missing"
         return case.broken(refusal(refused), "subprotocol_lost" if lost else "no_upgrade")
     except EndedError as error:
-        return case.broken(str(error), "close_code_lost")
+        return case.broken(str(error), _cause(error, "close_code_lost"))
     return case.ok(f"it begins, and answers in {took * 1000:.0f} ms")
+
+
+def _cause(error: EndedError, otherwise: str) -> str:
+    """The likely cause, by how a carrier ended."""
+    said = str(error)
+    if said.startswith(("401", "403")):
+        return "authorization_lost"
+    return "too_many" if said.startswith(("429", "4429")) else otherwise
 
 
 async def event_stream(case: Case) -> Finding:
@@ -283,8 +291,7 @@ async def event_stream(case: Case) -> Finding:
         )
         return case.broken(seen, "held_back")
     except EndedError as error:
-        refused = str(error).startswith(("401", "403"))
-        return case.broken(str(error), "authorization_lost" if refused else "held_back")
+        return case.broken(str(error), _cause(error, "held_back"))
     case.streams = True
     seen = f"the first event after {first * 1000:.0f} ms, an answer after {took * 1000:.0f} ms"
     if max(first, took) > SLOW_ECHO + case.options.slow_round_trip:
@@ -342,7 +349,7 @@ async def message_size(case: Case) -> Finding:
                 return case.broken(f"a message of {sent:,} bytes: {shown(close)}", "message_limit")
             await probe.finish()
     except EndedError as error:
-        return case.broken(f"a long message: {error}", "message_limit")
+        return case.broken(f"a long message: {error}", _cause(error, "message_limit"))
     return case.ok(f"{sent:,} bytes")
 
 

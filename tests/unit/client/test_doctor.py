@@ -269,6 +269,26 @@ async def test_only_some_checks():
     ]
 
 
+async def test_who_is_left_out_is_no_reason_not_to_wait_for_those_before():
+    order: list[str] = []
+
+    def noting(name: str) -> Any:
+        async def run(case: Case) -> Finding:
+            await asyncio.sleep(0)
+            order.append(name)
+            return case.ok(name)
+
+        return run
+
+    checks = [
+        Check("a", "?", noting("a")),
+        Check("b", "?", noting("b"), ("a",)),
+        Check("c", "?", noting("c"), ("b",)),
+    ]
+    await examine(a_case(), checks=checks, skip=["b"])
+    assert order == ["a", "c"]
+
+
 async def test_one_check_may_find_several_things():
     async def run(case: Case) -> list[Finding]:
         return [Finding("x by this", Verdict.OK, "a"), case.ok("b")]
