@@ -3,8 +3,8 @@
     with connect("http://localhost:8888/", auth=token) as server:
         print(server.request("GET", "api/kernels").body)
 
-One thread runs the asyncio client; it ends with the server's ``close``. Several threads may use it at once, as
-several tasks may use the asyncio client.
+One thread runs the asyncio client; it ends with the server's ``close``. Several threads may use it at once,
+as several tasks may use the asyncio client.
 """
 
 from __future__ import annotations
