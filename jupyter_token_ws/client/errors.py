@@ -122,6 +122,8 @@ class SocketClosedError(ClientError):
         super().__init__(message, advice=advice, retry_after=retry_after, slug=slug)
         self.code = code
         self.reason = reason
+        self.generation: int | None = None
+        """Which credential the websocket was opened with (``Grant.generation``), where that is known."""
 
 
 class TunnelEndedError(SocketClosedError):

@@ -6,6 +6,7 @@ import asyncio
 import json as _json
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -23,7 +24,7 @@ from jupyter_token_ws.protocol.clients import (
     token_route,
     within_base,
 )
-from jupyter_token_ws.protocol.reasons import Advice
+from jupyter_token_ws.protocol.reasons import REASONS, Advice
 from jupyter_token_ws.protocol.versions import API_VERSIONS, HEADER, best_common
 
 from .auth import Authenticator, Grant
@@ -379,6 +380,7 @@ class Server:
                 if refusal.blocked:
                     raise refusal.error() from None
                 return refusal.response
+            socket.generation = grant.generation
             opened.append(socket)
             self._websocket_seen = True
             return Response(101)
@@ -436,16 +438,21 @@ class Server:
 
     async def refused(self, error: ClientError) -> None:
         """Prepare for another try after a socket ended with this error: where its advice is to authenticate,
-        the credential is refreshed, once for all that ended together. Raises ``AuthError`` where there is
-        no other."""
-        if error.advice is not Advice.AUTHENTICATE:
+        the credential is refreshed, once for all that were opened with it, and where it is to go elsewhere, a
+        login is tried that may lead there. Raises ``AuthError`` where there is no other credential, and
+        ``error`` where none helps."""
+        if error.advice not in (Advice.AUTHENTICATE, Advice.REDIRECT):
             return
         auth = self._authenticator()
         status = error.status if isinstance(error, RefusedError) else 401
-        response = Response(status)
+        reason = REASONS.get(error.slug or "")
+        response, grant = Response(status, reason=reason), await auth.grant()
         if isinstance(error, SocketClosedError):
             response = response_of_close(error.code, error.reason)
-        await auth.judge(await auth.grant(), response)
+            if error.generation is not None:
+                grant = replace(grant, generation=error.generation)
+        if not await auth.judge(grant, response):
+            raise error
 
     def kernel(
         self,

@@ -38,6 +38,8 @@ class Socket(ABC):
     """Once closed: its code; 1006 for a lost connection."""
     close_text: str = ""
     """Once closed: the text of the close frame."""
+    generation: int | None = None
+    """Which credential it was opened with (``Grant.generation``), where that is known."""
 
     @property
     def advice(self) -> Advice | None:
@@ -95,7 +97,9 @@ class Socket(ABC):
 
     def _closed_error(self) -> SocketClosedError:
         code, text = self.close_code or 1006, self.close_text
-        return SocketClosedError(f"the websocket is closed: {code} {text}".rstrip(), code, text)
+        error = SocketClosedError(f"the websocket is closed: {code} {text}".rstrip(), code, text)
+        error.generation = self.generation
+        return error
 
 
 class PlainSocket(Socket):
