@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from jupyter_token_ws.protocol.auth import (
+    BasicAuth,
     Endpoint,
     Request,
     Response,
@@ -213,13 +214,24 @@ class Server:
             base_url + CAPABILITIES_PATH,
             {"Accept": "application/json", HEADER: version},
         )
-        return await self._transport.request(request, max_size=MAX_DOCUMENT_SIZE)
+        return await self._unsigned(request)
+
+    async def _unsigned(self, request: Request) -> Response:
+        """Send without a credential for the server; a proxy in front of the one that was named is shown what
+        it wants."""
+        endpoint, front = Endpoint(self._given), dict[str, str]()
+        if within_base(self._given, request.url):
+            for plugin in self._options.plugins:
+                if isinstance(plugin, BasicAuth) and plugin.meant_for(endpoint):
+                    front.update(plugin.front(endpoint))
+                    break
+        asked = replace(request, headers={**request.headers, **front})
+        return await self._transport.request(asked, max_size=MAX_DOCUMENT_SIZE)
 
     async def _stock(self, base_url: str, status: int) -> None:
         """Without capabilities it is a server without the extension, if it is a Jupyter server at all."""
-        answer = await self._transport.request(
-            Request("GET", base_url + "api", {"Accept": "application/json"}),
-            max_size=MAX_DOCUMENT_SIZE,
+        answer = await self._unsigned(
+            Request("GET", base_url + "api", {"Accept": "application/json"})
         )
         if answer.status == 200 and "version" in json_object(answer.body):
             self._addresses = addresses(base_url, None)
@@ -353,7 +365,7 @@ class Server:
         """Whether HTTP gets through, where a websocket did not."""
         request = Request("GET", self.base_url + CAPABILITIES_PATH)
         try:
-            answer = await self._transport.request(request, max_size=MAX_DOCUMENT_SIZE)
+            answer = await self._unsigned(request)
         except ClientError:
             return False
         return answer.status == 200

@@ -11,6 +11,7 @@ import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -270,6 +271,8 @@ class Transport:
                 trust_env=self._trust_env,
                 limits=_LIMITS,
                 headers={"User-Agent": USER_AGENT},
+                # Whose cookies are sent is for the auth plugins to say: none is kept here.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 follow_redirects=False,
                 **options,
             )

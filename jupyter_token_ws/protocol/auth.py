@@ -704,6 +704,10 @@ class BasicAuth(AuthPlugin[BasicContext]):
         """The same without what is beside it: for who asks the proxy only."""
         return BasicAuth(self._user, self._password)
 
+    def front(self, endpoint: Endpoint) -> dict[str, str]:
+        """The header for requests that need no credential of the server's."""
+        return self._added(endpoint, {})
+
     def initialize(self, endpoint: Endpoint, now: float) -> Flow[BasicContext | Ignore]:
         """Takes what one of the plugins beside it takes."""
         for plugin in self._beside:

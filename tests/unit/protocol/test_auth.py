@@ -596,6 +596,14 @@ def test_basic_stands_alone():
     assert plugin.refresh_in(context, 0) is None
 
 
+def test_what_is_shown_to_the_proxy_alone():
+    plugin, peer = BasicAuth("us", "hidden", [CookieAuth("x")]), Peer()
+    assert plugin.front(HERE) == {"Authorization": BASIC}
+    alone = plugin.alone()
+    assert peer.headers(alone, peer.start(alone)).headers == {"Authorization": BASIC}
+    assert peer.asked == []
+
+
 def test_basic_beside_a_cookie():
     peer = Peer(
         Response(200),
