@@ -50,6 +50,9 @@ WEBSOCKET, EVENT_STREAM = "websocket", "eventstream"
 PATH = "api/token-ws/tunnel"
 """Where tunnels are had where the capabilities do not say."""
 
+CAPABILITIES = "api/token-ws/capabilities"
+"""What every server that has tunnels answers to everybody."""
+
 MAX_BATCH = 2 * 1024 * 1024
 """Bytes that come at once at most, with what an event's encoding adds. Servers send a quarter of it."""
 
@@ -191,6 +194,10 @@ class Carrier(ABC):
     @abstractmethod
     async def watch(self) -> None:
         """Give signs of life, and raise when the other side gives none within the keepalive."""
+
+    async def is_held_back(self) -> bool:
+        """Whether, where nothing of it came in time, the server answers what does end."""
+        return False
 
     @abstractmethod
     async def aclose(self, *, politely: bool = False) -> None:
@@ -358,11 +365,23 @@ class EventStreamCarrier(Carrier):
         self._response = response
         self._posted = asyncio.get_running_loop().time()
 
+    async def is_held_back(self) -> bool:
+        """See ``Carrier``. Some proxies keep the headers too until there is enough to pass on."""
+        if self._response is not None:
+            return True
+        request = Request("GET", self.way.addresses.base_url + CAPABILITIES)
+        try:
+            answer = await self.way.transport.request(request, timeout=self.way.patience)
+        except NoConnectionError:
+            return False
+        return answer.status == 200
+
     async def batches(self) -> AsyncGenerator[tuple[int, bytes], None]:
         """See ``Carrier``."""
         if self._response is None:
             raise CarrierLostError("there is no event stream")
         source = EventSource(cast("httpx.Response", _Bounded(self._response)))
+        ended: CarrierEndedError | None = None
         try:
             async with aclosing(source.aiter_sse()) as events:
                 async for event in events:
@@ -372,16 +391,17 @@ class EventStreamCarrier(Carrier):
                     elif event.event == "keepalive":
                         self.beat()
                     elif event.event == "end":
-                        raise CarrierEndedError(*_read_end(event.data))
+                        ended = CarrierEndedError(*_read_end(event.data))
         except SSEError:
             raise NoConnectionError(
                 "what came is no event stream: something else answers for the server"
             ) from None
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise CarrierLostError(f"the event stream broke: {type(error).__name__}") from None
+            if ended is None:
+                raise CarrierLostError(f"the event stream broke: {type(error).__name__}") from None
         except (ValueError, binascii.Error):
             raise CarrierLostError("what came is no batch") from None
-        raise CarrierLostError("the event stream ended")
+        raise ended or CarrierLostError("the event stream ended")
 
     async def send(self, tunnel: str, first: int, data: bytes) -> None:
         """See ``Carrier``. Larger batches are split between frames."""

@@ -319,6 +319,7 @@ class _Life:
         self._closed: TunnelClosed | None = None  # by the server
         self._broken: TunnelClosed | None = None  # by what the server sent
         self._batches: AsyncGenerator[tuple[int, bytes], None]
+        self._told = asyncio.Event()  # why it was closed
         self._woken = asyncio.Event()
         self._ack_due = False
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -382,6 +383,7 @@ class _Life:
                 self._on_hello(event.hello)
             elif isinstance(event, TunnelClosed):
                 self._closed = event
+                self._told.set()
             elif isinstance(event, Closed) and event.code == ABNORMAL and self.machine.closed:
                 continue  # they are told why when it has ended
             else:
@@ -486,10 +488,12 @@ class _Life:
                     task.result()
             except RefusalError as refusal:
                 # Where the server has ended the tunnel, the reason is about to be heard.
-                await asyncio.wait({hearing}, timeout=LINGER)
-                if not hearing.done():
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._told.wait(), LINGER)
+                if self._closed is None:
+                    if hearing.done():
+                        hearing.result()
                     raise refusal.told() from None
-                hearing.result()
             politely = True
         except (CarrierLostError, NoConnectionError) as lost:
             _logger.info("A tunnel's carrier is lost: %s", lost)
@@ -515,13 +519,10 @@ class _Life:
         return asyncio.get_running_loop().time() - begun > 5
 
     async def _hear(self) -> None:
-        """Take what comes; the carrier's first batch was taken already."""
+        """Take what comes; the carrier's first batch was taken already. When the tunnel is over it is ended
+        by who tells: a generator that is left before its end would leave others behind."""
         async for first, data in self._batches:
             self._heard(first, data)
-            if self._closed is not None:
-                return
-            if self._broken is not None:
-                await asyncio.Event().wait()  # until the server was told
 
     async def _tell(self, carrier: Carrier) -> None:
         """Bring what is to be brought; returns when that is all, ever."""
@@ -614,13 +615,13 @@ class _Life:
                 await asyncio.wait_for(carrier.connect(grant, query), way.patience)
                 self._batches = carrier.batches()
                 try:
-                    await self._greeted(name)
+                    await self._greeted()
                     there = True
                 finally:
                     if not there:
                         await self._batches.aclose()
             except asyncio.TimeoutError:
-                raise NoConnectionError(f"no tunnel by {name} within {way.patience:g} s") from None
+                raise await self._too_late(carrier) from None
             except CarrierLostError as lost:
                 raise NoConnectionError(f"no tunnel by {name}: {lost}") from None
             except RefusalError as refusal:
@@ -634,18 +635,18 @@ class _Life:
                 return carrier
         raise AssertionError("the last refusal is raised")  # pragma: no cover
 
-    async def _greeted(self, name: str) -> None:
-        """Wait for ``HELLO``, which is the first thing that comes."""
+    async def _too_late(self, carrier: Carrier) -> NoConnectionError:
         patience = self.tunnel.way.patience
-        try:
-            first, data = await asyncio.wait_for(_next(self._batches), patience)
-        except asyncio.TimeoutError:
-            if name != EVENT_STREAM:
-                raise
-            raise HeldBackError(
-                f"the event stream was begun, and nothing of it came within {patience:g} s: something"
-                " between holds it back. Switch the buffering of answers off there"
-            ) from None
+        if await carrier.is_held_back():
+            return HeldBackError(
+                f"of the event stream nothing came within {patience:g} s, while the server answers otherwise:"
+                " something between holds it back. Switch the buffering of answers off there"
+            )
+        return NoConnectionError(f"no tunnel by {carrier.name} within {patience:g} s")
+
+    async def _greeted(self) -> None:
+        """Wait for ``HELLO``, which is the first thing that comes."""
+        first, data = await asyncio.wait_for(_next(self._batches), self.tunnel.way.patience)
         self._heard(first, data)
         if self.machine.closed:
             return

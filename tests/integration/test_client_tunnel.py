@@ -16,6 +16,7 @@ from jupyter_token_ws.client.auth import Grant
 from jupyter_token_ws.client.carriers import EVENT_STREAM, WEBSOCKET
 from jupyter_token_ws.client.errors import (
     ClientError,
+    HeldBackError,
     NoConnectionError,
     RefusedError,
     SocketClosedError,
@@ -43,6 +44,9 @@ from tests.support.waiting import auntil
 EXTENSIONS = {own_sockets.__name__: True}
 CARRIERS = pytest.mark.parametrize("carrier", [WEBSOCKET, EVENT_STREAM])
 NGINX = pytest.mark.requires(*nginx.PROGRAM)
+
+IGNORES = "proxy_ignore_headers X-Accel-Buffering;"
+"""For nginx: answers are kept though the server asks that they are not."""
 
 LINES = 100_000
 
@@ -154,6 +158,15 @@ async def test_nginx_that_lets_no_websocket_through(server: Server, tmp_path: Pa
         async with tunnel_to(proxy.url, server.token, WEBSOCKET) as tunnel:
             with pytest.raises(UpgradeBlockedError, match="proxy"):
                 await tunnel.open("own/echo")
+
+
+@NGINX
+async def test_nginx_that_holds_the_event_stream_back(server: Server, tmp_path: Path):
+    with run_nginx(tmp_path, server.port, websockets=False, http="1.0", more=IGNORES) as proxy:
+        async with tunnel_to(proxy.url, server.token, patience=1) as tunnel:
+            with pytest.raises(HeldBackError, match="buffering") as raised:
+                await tunnel.open("own/echo")
+            assert raised.value.advice is Advice.STOP
 
 
 @NGINX
@@ -424,7 +437,6 @@ async def test_the_event_stream_where_no_websocket_gets_through(server: Server, 
                 await socket.send("a")
                 assert await socket.recv() == "a"
                 assert client.carrier == "tunnel-eventstream"
-        await auntil(lambda: not open_tunnels(server), "the server to forget them")
         upgrades = [asked for asked in proxy.requests() if asked.websocket]
         assert len(upgrades) == 1, "it is remembered"
 

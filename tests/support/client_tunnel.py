@@ -21,8 +21,14 @@ CAPABILITIES: dict[str, Any] = {
 }
 """Of a server with ``QUICK``."""
 
-QUICK = {"TokenWebSocketApp": {"keepalive_interval": 1, "keepalive_timeout": 3}}
-"""Configuration: who is silent for three seconds is gone."""
+QUICK = {
+    "TokenWebSocketApp": {
+        "keepalive_interval": 1,
+        "keepalive_timeout": 3,
+        "tunnel_resume_window": 20,
+    }
+}
+"""Configuration: who is silent for three seconds is gone, and does not come back after twenty more."""
 
 
 @asynccontextmanager

@@ -236,6 +236,9 @@ class MemoryWebSocket(MemoryCarrier):
 class MemoryEventStream(MemoryCarrier):
     name = EVENT_STREAM
 
+    async def is_held_back(self) -> bool:
+        return self.line is not None
+
 
 def tunnel_over(net: Net, **options: Any) -> Tunnel:
     """The client's tunnel over a network in memory. Only within ``in_memory``."""

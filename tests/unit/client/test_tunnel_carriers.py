@@ -382,6 +382,7 @@ async def test_events_that_are_none(chunks, error, why):
 async def test_what_ends_the_tunnel(document, code, slug):
     transport = Scripted()
     transport.chunks = [b"event: end\ndata: %b\n\n" % json.dumps(document).encode()]
+    transport.chunks += [httpx.ReadError("cut")] * (code == 1001)
     carrier = event_stream(transport)
     await carrier.connect(GRANT, "")
     with pytest.raises(CarrierEndedError) as raised:
@@ -403,6 +404,19 @@ async def test_an_event_stream_that_is_refused_or_none():
     with pytest.raises(NoConnectionError, match="no event stream"):
         await carrier.batches().__anext__()
     await carrier.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "held"),
+    [(Response(200), True), (Response(404), False), (NoConnectionError("no"), False)],
+)
+async def test_nothing_comes_and_the_server_answers_otherwise(answer, held):
+    carrier = event_stream(Scripted(answer))
+    assert await carrier.is_held_back() is held
+    await carrier.connect(GRANT, "")
+    assert await carrier.is_held_back()
+    await carrier.aclose()
+    assert not await WebSocketCarrier(way(None), lambda: None).is_held_back()
 
 
 async def test_a_cookie_is_no_credential_there():
