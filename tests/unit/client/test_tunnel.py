@@ -293,7 +293,7 @@ async def test_what_a_refusal_says(code, reason, status, slug, advice):
 async def test_one_that_is_not_answered_is_withdrawn():
     net = Net()
     async with opened(net) as tunnel:
-        with pytest.raises(NoConnectionError, match=r"0\.05 s"):
+        with pytest.raises(NoConnectionError, match=r"not open after 0\.0\d* s"):
             await tunnel.open("never", timeout=0.05)
         opening = asyncio.create_task(tunnel.open("never"))
         await auntil(lambda: len(net.newest.paths) == 2, "it to be asked")
