@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ class TLSIdentity:
         ca_bundle: file of certificates (PEM) that may sign the server's, in place of the system's.
         certificate: file with our own certificate (PEM), where the server asks for one.
         key: file with its key, where ``certificate`` does not hold it too.
-        password: of the key, or what returns it.
+        password: of the key, or what returns it. Nobody is asked for one that is not given.
         pins: ``sha256/…`` of public keys, of which the server must have one. They come on top of the
             certificate's check: for a self-signed certificate give that as ``ca_bundle``.
         verify: is asked with the server's certificate (DER) when all else is well, and answers whether it is
@@ -52,10 +52,12 @@ class TLSIdentity:
     certificate: str | Path | None = None
     key: str | Path | None = None
     password: str | Callable[[], str] | None = field(default=None, repr=False)
-    pins: Sequence[str] = ()
+    pins: Collection[str] = ()
     verify: Callable[[bytes], bool] | None = None
 
     def __post_init__(self) -> None:
+        pins = (self.pins,) if isinstance(self.pins, str) else self.pins
+        object.__setattr__(self, "pins", frozenset(pins))
         for pin in self.pins:
             if not _PIN.fullmatch(pin):
                 raise ClientError(
@@ -71,8 +73,10 @@ class TLSIdentity:
             raise ClientError(f"the CA bundle {self.ca_bundle} cannot be used: {error}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.certificate is not None:
+            # Without a password OpenSSL would ask for it at the terminal, and all else wait.
+            password = "" if self.password is None else self.password
             try:
-                context.load_cert_chain(self.certificate, self.key, self.password)
+                context.load_cert_chain(self.certificate, self.key, password)
             except (OSError, ssl.SSLError, ValueError) as error:
                 raise ClientError(
                     f"the certificate {self.certificate} cannot be used: {error}. Does the key belong to"
@@ -86,11 +90,17 @@ class TLSIdentity:
         return context
 
     def _check(self, certificate: bytes) -> None:
-        if self.pins:
-            pin = pin_of(certificate)
-            if pin not in self.pins:
-                raise ssl.SSLCertVerificationError(f"{_UNEXPECTED}: its key is {pin}")
-        if self.verify is not None and not self.verify(certificate):
+        # Whatever is wrong has to be a TLS error: asyncio ends a handshake for no other.
+        try:
+            pin = pin_of(certificate) if self.pins else ""
+            expected = self.verify is None or self.verify(certificate)
+        except Exception as error:
+            raise ssl.SSLCertVerificationError(
+                f"{_UNEXPECTED}, or that cannot be found out: {type(error).__name__}"
+            ) from error
+        if self.pins and pin not in self.pins:
+            raise ssl.SSLCertVerificationError(f"{_UNEXPECTED}: its key is {pin}")
+        if not expected:
             raise ssl.SSLCertVerificationError(f"{_UNEXPECTED}: verify said no")
 
 

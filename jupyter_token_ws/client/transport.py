@@ -107,6 +107,7 @@ class Transport:
         self.open_timeout = open_timeout
         # What is meant for this machine is shown to no proxy.
         self._trust_env = trust_env and not local
+        self._plain_http = plain_http
         self._max_answer = max_answer
         self._make_context = context_maker(tls)
         self._context: ssl.SSLContext | None = None
@@ -147,9 +148,10 @@ class Transport:
 
         ``read_timeout`` is how many seconds may pass without a byte; ``None``: any number.
         """
-        client = await self._http()
+        self._guard(request.url)
         timeout = httpx.Timeout(self.open_timeout, read=read_timeout)
         with self._told(), ours():
+            client = await self._http()
             async with client.stream(
                 request.method,
                 request.url,
@@ -182,6 +184,7 @@ class Transport:
 
         Raises ``UpgradeRefused`` with what was answered instead, ``NoConnectionError``, ``IdentityError``.
         """
+        self._guard(url)
         seconds = self.open_timeout if timeout is None else timeout
         options: dict[str, Any] = {}
         if self.secure:
@@ -278,6 +281,14 @@ class Transport:
             )
         return self._client
 
+    def _guard(self, url: str) -> None:
+        """Raises ``PlainHttpError`` for an address to which nothing may go unencrypted."""
+        if url.lower().startswith(("http:", "ws:")) and (
+            self.secure
+            or not (self.unix_socket is not None or self._plain_http or is_loopback(url))
+        ):
+            raise PlainHttpError(f"nothing goes unencrypted to another place than {self.place}")
+
     async def _bounded(self, doing: Awaitable[T], seconds: float) -> T:
         try:
             return await asyncio.wait_for(doing, seconds)
@@ -313,6 +324,13 @@ def error_of(place: str, error: BaseException) -> ClientError | None:
             return wrong
         hint = " Does it speak http, not https?" if "WRONG_VERSION" in str(failed) else ""
         return NoConnectionError(f"no TLS with {place}: {failed}.{hint}")
+    if isinstance(
+        error, ImportError
+    ):  # of the libraries, for a proxy that they have no support for
+        return ClientError(
+            f"the proxy on the way to {place} needs a package that is not there: {error}. Install it, or"
+            " switch the proxy off (NO_PROXY, or trust_env)"
+        )
     if isinstance(error, (httpx.TimeoutException, asyncio.TimeoutError)):
         return NoConnectionError(f"{place} did not answer in time")
     if isinstance(error, (httpx.ProxyError, ProxyError)):
@@ -320,13 +338,27 @@ def error_of(place: str, error: BaseException) -> ClientError | None:
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, InvalidURI)):
         return ClientError(f"that is no address below {place}")
     if isinstance(error, InvalidMessage):
-        return NoConnectionError(f"{place} ended the connection, or what it answered is no HTTP")
+        return NoConnectionError(
+            f"{place} ended the connection, or what it answered is no HTTP.{_wanted(place)}"
+        )
+    if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
+        return NoConnectionError(
+            f"{place} ended the connection before its answer ({str(error) or type(error).__name__})."
+            f"{_wanted(place)}"
+        )
     if isinstance(error, InvalidHandshake):
         return NoConnectionError(f"{place} answered the handshake wrongly: {type(error).__name__}")
     if isinstance(error, (httpx.HTTPError, OSError, EOFError)):
         why = str(error) or type(error).__name__
         return NoConnectionError(f"no answer from {place}: {why}. Is the server running there?")
     return None
+
+
+def _wanted(place: str) -> str:
+    """A hint. Since TLS 1.3 a server asks for it when the client takes the handshake to be over."""
+    if not place.startswith("https:"):
+        return ""
+    return " Does it want to see a certificate of yours (TLSIdentity(certificate=…))?"
 
 
 class _Connect(_connect):
