@@ -39,6 +39,7 @@ how-to/what-the-page-says
 how-to/token-websocket-in-your-page
 how-to/sign-in-from-your-page
 how-to/use-it-from-your-client
+how-to/write-an-auth-plugin
 how-to/close-with-a-reason
 how-to/stream-from-your-extension
 how-to/configure
