@@ -534,7 +534,7 @@ def test_a_server_that_answers_nothing():
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         report = asyncio.run(diagnose(url, options=Options(deadline=2.0)))
         assert report.seconds < 4
-        named(report, {"http": "not_http"}, "https://")
+        named(report, {"http": "too_late"}, "https://")
 
 
 @pytest.mark.parametrize("carrier", ["websocket", "tunnel-websocket", "tunnel-eventstream"])

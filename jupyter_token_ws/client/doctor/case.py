@@ -181,12 +181,13 @@ class Case:
         *,
         timeout: float = 5.0,
     ) -> Response:
-        """One request, of which no redirect is followed. Raises ``ClientError``."""
+        """One request, of which no redirect is followed. Raises ``ClientError``, and ``TimeoutError``."""
         usual = {HEADER: API_VERSIONS[0], "Accept": "application/json"}
         shown = {**usual, **self.front, **(headers or {})}
-        return await self.transport.request(
-            Request(method, url, shown, body), timeout=min(timeout, self.left), max_size=MAX_ANSWER
-        )
+        request = Request(method, url, shown, body)
+        # Ahead of the transport's own limit, which raises the error of a lost connection.
+        async with limited(min(timeout, self.left)):
+            return await self.transport.request(request, timeout=2 * timeout, max_size=MAX_ANSWER)
 
 
 def stripped(url: str) -> str:

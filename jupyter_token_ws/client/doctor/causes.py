@@ -190,8 +190,8 @@ def _table() -> dict[str, Cause]:
             " ip_hash); TokenWebSocketApp.tunnel_resume_window",
         ),
         "too_late": Cause(
-            "there was no answer in time: somebody on the way waits, or drops what is sent",
-            "the load of the server, and the firewall or proxy between",
+            "somebody on the way waits, or drops what is sent; or the port wants TLS and was asked without",
+            "the load of the server, the firewall or proxy between, or https:// in place of http://",
         ),
     }
 

@@ -40,9 +40,10 @@ async def dns(case: Case) -> Finding:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(case.host, case.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name
         case.unreachable = "the name has no address"
-        return case.broken(f"{case.host} has no address: {error.strerror or error}", "unknown_name")
+        said = getattr(error, "strerror", None) or error
+        return case.broken(f"{case.host} has no address: {said}", "unknown_name")
     case.addresses = list(dict.fromkeys((str(at[0]), int(at[1])) for *_, at in found))
     return case.ok(f"{case.host} is {', '.join(host for host, _ in case.addresses)}")
 

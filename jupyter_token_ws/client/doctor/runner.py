@@ -301,13 +301,13 @@ async def _make(check: Check, case: Case) -> list[Finding]:
     except IdentityError as error:
         found = case.broken(str(error), "certificate_other")
     except TimeoutError:
-        found = case.broken(f"not in {time.monotonic() - began:.0f} s", check.failed)
+        found = case.broken(f"no answer in {time.monotonic() - began:.0f} s", "too_late")
     except _ERRORS as error:
         found = case.broken(str(error) or type(error).__name__, check.failed)
-    if check.name == "http" and case.answer is None and not case.unreachable:
-        case.unreachable = "there is no answer by HTTP"
     took = time.monotonic() - began
     several = found if isinstance(found, list) else [found]
+    if check.name == "http" and several[0].verdict is Verdict.BROKEN:
+        case.unreachable = "there is no answer by HTTP"
     return [
         replace(
             each,

@@ -174,6 +174,8 @@ class StreamProbe(Probe):
                     break
         except (httpx.HTTPError, ClientError):
             raise EndedError("the event stream was cut") from None
+        except ValueError:
+            raise EndedError("what came is no event of a tunnel") from None
         raise EndedError("the event stream ended")
 
     async def say(self, first: int, data: bytes) -> None:
@@ -324,7 +326,7 @@ async def post_size(case: Case) -> Finding:
 async def _post(probe: StreamProbe, size: int) -> tuple[int, str]:
     try:
         return await probe.post(1, b"", size)
-    except ClientError:
+    except (ClientError, TimeoutError):
         return 0, "somebody on the way"
 
 
@@ -344,7 +346,7 @@ async def message_size(case: Case) -> Finding:
             first, data = batch or (0, b"")
             sent = len(data) + _NUMBER.size
             await probe.say(first, data)
-            close = await alive(probe.socket)
+            close = await _still(probe.socket)
             if close is not None:
                 return case.broken(f"a message of {sent:,} bytes: {shown(close)}", "message_limit")
             await probe.finish()
@@ -355,6 +357,14 @@ async def message_size(case: Case) -> Finding:
 
 def _answers(stream: int) -> Any:
     return lambda each: isinstance(each, (Opened, Closed)) and each.stream == stream
+
+
+async def _still(socket: ClientConnection) -> tuple[int, str] | None:
+    """As ``alive``; one that does not answer any more is lost."""
+    try:
+        return await alive(socket)
+    except TimeoutError:
+        return 1006, "no answer to a ping"
 
 
 async def idle(case: Case) -> Finding:
@@ -378,7 +388,7 @@ async def idle(case: Case) -> Finding:
             while (left := began + silence - time.monotonic()) > 0:
                 await within(left, socket.recv())  # an event of the server's is no fault
         except TimeoutError:
-            close = await alive(socket)
+            close = await _still(socket)
         except ConnectionClosed as error:
             close = (error.rcvd.code, error.rcvd.reason) if error.rcvd else (1006, "")
         lasted = time.monotonic() - began

@@ -67,13 +67,12 @@ async def closed(socket: ClientConnection) -> tuple[int, str] | None:
 
 
 async def alive(socket: ClientConnection) -> tuple[int, str] | None:
-    """``None`` for one that answers a ping; else how it was closed. A refusal comes before the pong."""
+    """``None`` for one that answers a ping; else how it was closed. A refusal comes before the pong. Raises
+    ``TimeoutError``."""
     try:
         await within(PATIENCE, await socket.ping())
     except ConnectionClosed as error:
         return (error.rcvd.code, error.rcvd.reason) if error.rcvd else (1006, "")
-    except TimeoutError:
-        return (1006, "no answer to a ping")
     return None
 
 

@@ -106,7 +106,7 @@ async def _led(case: Case, base: str) -> str:
     answer = await case.ask("GET", base, {"Accept": "text/html"})
     if not 300 <= answer.status < 400:
         return ""
-    target = urljoin(base, answer.headers.get("location", ""))
+    target = _target(base, answer)
     if not within_base(urljoin(base, "/"), target):
         return ""
     segments = [each for each in urlsplit(target).path.split("/") if each]
@@ -144,9 +144,24 @@ def _by_hub(answer: Response) -> bool:
     """Whether a Hub answers for a server that is not running: it keeps the path, below its own."""
     if _HUB not in answer.headers:
         return False
-    target = urlsplit(answer.headers.get("location", "")).path
+    target = urlsplit(_target("http://hub/", answer)).path
     led = 300 <= answer.status < 400 and bool(_HUB_KEEPS.search(target))
     return led or answer.status in _HUB_STOPPED
+
+
+def _target(base: str, answer: Response) -> str:
+    """Where an answer leads."""
+    return _address(base, answer.headers.get("location", ""))
+
+
+def _address(base: str, text: str) -> str:
+    """An address that somebody else wrote, empty for what is none."""
+    try:
+        joined = urljoin(base, text)
+        urlsplit(joined)
+    except ValueError:
+        return ""
+    return joined
 
 
 def _object(answer: Response) -> dict[str, Any]:
@@ -163,7 +178,7 @@ def _is_jupyter(answer: Response) -> bool:
 
 
 def _answer(case: Case) -> Response:
-    if case.answer is None:
+    if case.unreachable or case.answer is None:
         raise SkipError(case.unreachable or "there was no answer")
     return case.answer
 
@@ -188,7 +203,7 @@ async def server(case: Case) -> Finding:
 
 def _led_away(case: Case, answer: Response) -> str:
     """The other place that a redirect leads to."""
-    target = urlsplit(urljoin(case.url, answer.headers.get("location", "")))
+    target = urlsplit(_target(case.url, answer))
     redirect = 300 <= answer.status < 400
     return target.netloc if redirect and target.netloc != case.parts.netloc else ""
 
@@ -217,7 +232,7 @@ async def host(case: Case) -> Finding:
 
 def _told(case: Case) -> str:
     told = (case.capabilities or {}).get("base_url")
-    return told if isinstance(told, str) else ""
+    return _address("", told) if isinstance(told, str) else ""
 
 
 def _place(url: str) -> str:

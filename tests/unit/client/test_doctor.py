@@ -239,7 +239,7 @@ async def test_each_check_has_a_limit_and_all_have_one():
     ]
     made = await examine(a_case(options=Options(deadline=0.1)), checks=checks)
     assert [(each.verdict, each.cause) for each in made.findings] == [
-        (Verdict.BROKEN, "held_back"),
+        (Verdict.BROKEN, "too_late"),
         (Verdict.BROKEN, "too_late"),
         (Verdict.SKIPPED, ""),
     ]

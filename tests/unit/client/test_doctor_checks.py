@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 import pytest
+from httpx_sse import ServerSentEvent
 
 from jupyter_token_ws.client.auth import Grant
 from jupyter_token_ws.client.doctor import (
@@ -91,6 +92,12 @@ async def test_addresses_of_which_some_are_dead(monkeypatch, outcomes, verdict, 
     found = await network.tcp(case)
     assert (found.verdict, found.cause) == (verdict, cause)
     assert bool(case.unreachable) == (verdict is Verdict.BROKEN)
+
+
+async def test_what_can_be_no_name():
+    case = case_of(url=f"http://{'a' * 70}.example/")
+    found = await network.dns(case)
+    assert (found.verdict, found.cause) == (Verdict.BROKEN, "unknown_name")
 
 
 async def test_a_connection_that_nobody_answers(monkeypatch):
@@ -200,6 +207,24 @@ async def test_a_tunnel_whose_path_is_elsewhere():
     strange = {"tunnel": {"path": "/elsewhere"}}
     with pytest.raises(SkipError, match="no path"):
         await tunnels.event_stream(case_of(capabilities=strange, grant=Grant({}, "t")))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ServerSentEvent("message", "no base64!", "1"),
+        ServerSentEvent("message", "AAAA", "1"),
+        ServerSentEvent("end", "{}", ""),
+    ],
+)
+async def test_events_that_are_none_of_a_tunnel(event):
+    async def events() -> Any:
+        yield ServerSentEvent("keepalive", "{}", "")
+        yield event
+
+    probe = tunnels.StreamProbe(case_of(), BASE, {}, events())
+    with pytest.raises(tunnels.EndedError):
+        await probe.begin()
 
 
 async def test_no_tunnel_to_cut():

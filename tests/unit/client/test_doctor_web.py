@@ -169,6 +169,16 @@ async def test_nobody_is_led_away():
     assert all(path.startswith("/") for path in transport.asked)
 
 
+async def test_addresses_that_are_none():
+    transport = Answers(**{"/": Response(302, {**HUB, "location": "http://[bad"})})
+    case = Case("http://127.0.0.1:8888/", transport, Options())
+    await web.http(case)
+    assert await judged(web.base_url, case) == (Verdict.BROKEN, "no_jupyter")
+    case = case_of(Response(200), base_url=BASE, capabilities={"base_url": "http://[bad"})
+    assert await judged(web.host, case) == (Verdict.OK, "")
+    assert await judged(web.base_url, case) == (Verdict.OK, "")
+
+
 @pytest.mark.parametrize("body", [b"no JSON", b"[1]", b"[" * 10_000])
 async def test_what_is_no_document(body):
     transport = Answers(**{f"/user/ann/{web.CAPABILITIES}": Response(200, body=body)})
