@@ -730,6 +730,7 @@ class Tunnel:
             limits=limits,
         )
         self._life: _Life | None = None
+        self._ending: list[_Life] = []
         self._closed = False
 
     @property
@@ -771,6 +772,9 @@ class Tunnel:
             if self._closed:
                 raise ClientError("the tunnel was closed here")
             if self._life is None or self._life.over:
+                self._ending = [life for life in self._ending if not life.task.done()]
+                if self._life is not None:
+                    self._ending.append(self._life)  # its carrier may take a while to end
                 self._life = _Life(self)
             life = self._life
             try:
@@ -786,5 +790,9 @@ class Tunnel:
         """Close all sockets, with 1001, and the tunnel. Closing again changes nothing."""
         self._closed = True
         life, self._life = self._life, None
-        if life is not None:
-            await life.aclose()
+        ending, self._ending = self._ending, []
+        try:
+            if life is not None:
+                await life.aclose()
+        finally:
+            await _stop(*(each.task for each in ending))

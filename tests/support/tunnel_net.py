@@ -109,6 +109,8 @@ class Net:
     generation: int = 1
     judged: list[int] = field(default_factory=list)
     verdict: bool | Exception = False
+    lingers: asyncio.Event | None = None
+    """What the end of a carrier waits for."""
     sending: list[Exception] = field(default_factory=list)
     """What the next batches that are sent raise."""
 
@@ -227,6 +229,8 @@ class MemoryCarrier(Carrier):
     async def aclose(self, *, politely: bool = False) -> None:
         if self.line is not None:
             self.line.cut()
+        if self.net.lingers is not None:
+            await self.net.lingers.wait()
 
 
 class MemoryWebSocket(MemoryCarrier):

@@ -729,6 +729,24 @@ async def test_goodbye():
     await tunnel.aclose()
 
 
+async def test_one_whose_carrier_takes_long_to_end_is_not_left_behind():
+    net = Net()
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        life = tunnel._life
+        assert life is not None
+        net.lingers = asyncio.Event()
+        ended(net, "internal_error")
+        await auntil(lambda: life.over, "it to end")
+        opening = asyncio.create_task(tunnel.open("never"))
+        await auntil(lambda: len(net.tunnels) == 2, "the next to begin")
+        assert not life.task.done()
+        net.lingers = None
+    with pytest.raises(ClientError, match="closed here"):
+        await opening
+    assert socket.close_code is not None
+
+
 async def test_goodbye_where_nobody_hears_it(monkeypatch):
     monkeypatch.setattr(client_tunnel, "CLOSE_TIMEOUT", 0.05)
     net = Net()
