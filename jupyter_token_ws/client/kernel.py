@@ -557,10 +557,11 @@ class Opening:
         return self._kernel
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if self._kernel is not None:
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
             # What ended the block is what is to be told.
             with suppress(*() if error is None else (ClientError,)):
-                await self._close(self._kernel)
+                await self._close(kernel)
 
     async def _open(self) -> Kernel:
         kernel_id = self._id if self._id is not None else await self._start()

@@ -22,12 +22,15 @@ from jupyter_token_ws.protocol.reasons import Advice
 from . import server as _server
 from . import sockets as _sockets
 from .errors import NoConnectionError, SocketClosedError
+from .execution import OnInput
+from .kernel import Limits
 from .server import MAX_MESSAGE_SIZE
+from .sync_kernel import Comm, Execution, Kernel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Server", "Socket", "connect"]
+__all__ = ["Comm", "Execution", "Kernel", "Server", "Socket", "connect"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -205,6 +208,29 @@ class Server:
             self._server.websocket(path, subprotocols, max_size=max_size, timeout=timeout)
         )
         return Socket(self._loop, opened)
+
+    def kernel(
+        self,
+        name_or_id: str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 - so the server calls it
+        path: str | None = None,
+        on_input: OnInput | None = None,
+        limits: Limits | None = None,
+        open_timeout: float = 60.0,
+        reconnect_timeout: float = 300.0,
+    ) -> Kernel:
+        """``client.Server.kernel``: the kernel, which answers already; ``with`` closes it."""
+        opening = self._server.kernel(
+            name_or_id,
+            id=id,
+            path=path,
+            on_input=on_input,
+            limits=limits,
+            open_timeout=open_timeout,
+            reconnect_timeout=reconnect_timeout,
+        )
+        return Kernel(self._loop, opening)
 
     def close(self) -> None:
         """Close what is open, and end the thread. Closing again changes nothing."""
