@@ -40,6 +40,7 @@ how-to/token-websocket-in-your-page
 how-to/sign-in-from-your-page
 how-to/use-it-from-your-client
 how-to/write-an-auth-plugin
+how-to/run-code-on-a-remote-kernel
 how-to/close-with-a-reason
 how-to/stream-from-your-extension
 how-to/configure

@@ -232,7 +232,7 @@ class Link:
                 raise error
             await asyncio.sleep(delay)
             try:
-                await self._host.refused(error)
+                await self._prepare(error)
                 socket = await self._connect()
             except ClientError as refused:
                 error = refused
@@ -240,6 +240,17 @@ class Link:
                 continue
             self._on_back(complete and keeps_backlogs(self._host.capabilities))
             return socket
+
+    async def _prepare(self, error: ClientError) -> None:
+        """Get another credential, where that is the advice."""
+        if isinstance(error, AuthError):
+            return  # it is that which failed; opening tries it anew
+        try:
+            await self._host.refused(error)
+        except AuthError as failed:
+            if failed.retry_after is None:
+                raise
+            # There was one lately: it may have been an older one that was refused.
 
     def _fresh(self, message: KernelMessage) -> KernelMessage | None:
         """The message, less what of it was heard before; ``None`` where that is all."""

@@ -617,6 +617,26 @@ async def test_another_credential_is_got_where_that_is_the_advice():
         await wait(cell)
 
 
+@pytest.mark.parametrize("retry_after", [4.0, None])
+async def test_a_credential_that_was_got_lately(retry_after):
+    host = MemoryHost()
+
+    async def refused(error):
+        raise AuthError("not again so soon", retry_after=retry_after)
+
+    host.refused = refused  # type: ignore[method-assign]
+    async with running(host) as (kernel, _, first_socket):
+        cell = kernel.execute("x")
+        request = await first_socket.heard("execute_request")
+        first_socket.end(4401, REASONS["token_expired"].close_reason())
+        if retry_after is None:
+            with pytest.raises(AuthError, match="so soon"):
+                await wait(cell)
+        else:
+            (await host.next()).done(request)
+            await wait(cell)
+
+
 async def test_no_other_credential_is_to_be_had():
     async with running() as (kernel, host, socket):
         cell = kernel.execute("x")
