@@ -204,6 +204,20 @@ async def test_C6_4_a_ticket_is_renewed_again_and_again_under_an_open_socket(sta
         assert (await connected.request("GET", "api/kernels")).status == 200
 
 
+@pytest.mark.heavy
+async def test_C6_4_a_cell_that_runs_longer_than_its_ticket_loses_nothing(start: Start):
+    short = start(config=config(), name="cell")
+    code = "import time\nfor i in range(13):\n    print(i, flush=True)\n    time.sleep(1)"
+    async with connect(short.url, auth=TicketAuth(password=PASSWORD, max_age=9)) as connected:
+        async with connected.kernel("python3") as kernel:
+            result = await kernel.execute(code).result()
+        auth = connected._authenticator()
+        assert auth._serving is not None
+        assert auth._serving[1].generation >= 2
+    printed = "".join(output["text"] for output in result.outputs)
+    assert printed.split() == [str(number) for number in range(13)]
+
+
 async def test_a_cookie_is_got_anew_before_its_end(start: Start):
     settings = config()
     settings["IdentityProvider"]["cookie_options"] = {"max_age": 9, "expires_days": None}
