@@ -66,6 +66,7 @@ reference/login
 reference/tunnel
 reference/events
 reference/metrics
+reference/client
 reference/python
 reference/commands
 reference/doctor

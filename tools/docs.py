@@ -43,7 +43,7 @@ from jupyter_token_ws.protocol.reasons import REASONS, Advice, Feature, Reason
 from jupyter_token_ws.protocol.tickets import Lifetimes
 from jupyter_token_ws.tunnel.tunnels import PATH as TUNNEL_PATH
 from jupyter_token_ws.tunnel.tunnels import TunnelOptions
-from tools import tunnel_docs
+from tools import client_docs, tunnel_docs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -443,11 +443,30 @@ def doctor_causes() -> str:
     return table(("cause", "likely", "what to change"), rows)
 
 
+def client_options() -> str:
+    """What `connect` takes."""
+    return table(("option", "default", "meaning"), client_docs.connect_options())
+
+
+def client_tls() -> str:
+    """What `TLSIdentity` takes."""
+    return table(("option", "default", "meaning"), client_docs.tls_options())
+
+
+def client_errors() -> str:
+    """The client's errors."""
+    return table(("error", "is a", "meaning, and what to do", "advice"), client_docs.tree())
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "api versions": api_versions,
     "capabilities example": capabilities_example,
     "capabilities members": schema_fields,
+    "client classes": client_docs.classes,
+    "client errors": client_errors,
+    "client options": client_options,
+    "client tls": client_tls,
     "codes": codes,
     "codes short": codes_short,
     "configuration": configuration,
