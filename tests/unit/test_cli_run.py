@@ -117,7 +117,7 @@ def test_the_connection(typed):
     read = access("--ca=a", "--cert=c", "--key=k", f"--pin={pin}", "--plain-http", "--timeout=3")
     assert read.tls is not None
     assert (read.tls.ca_bundle, read.tls.certificate, read.tls.key) == tuple(map(Path, "ack"))
-    assert read.tls.pins == (pin,)
+    assert set(read.tls.pins) == {pin}
     assert (read.plain_http, read.timeout, read.carrier) == (True, 3.0, "auto")
     assert access("--carrier=tunnel-websocket", "--unix-socket=s").unix_socket == Path("s")
 
@@ -241,6 +241,35 @@ def test_ctrl_c_interrupts_the_cell(server, token):
         process.send_signal(signal.SIGINT)
         assert b"KeyboardInterrupt" in process.stderr.read()
         assert process.wait() == 130
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_ctrl_c_where_the_kernel_is_gone_ends_the_command(server, token, monkeypatch, capsys, gone):
+    """Seen from within: the signal comes when the cell has said something."""
+    kernel_id = server.start_kernel()
+
+    def show(message):
+        if message.type == "stream":
+            if gone:
+                server.request("DELETE", f"api/kernels/{kernel_id}")
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli_run, "show", show)
+    code = "import time\nprint('there', flush=True)\ntime.sleep(100)"
+    status = main(["run", server.url, code, token, f"--kernel-id={kernel_id}"])
+    assert status == 130 or (gone and status == 1 and "shut down" in capsys.readouterr().err)
+    if not gone:
+        server.request("DELETE", f"api/kernels/{kernel_id}")
+
+
+def test_code_from_standard_input_and_no_answer(server, token, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"print(6 * 7)")))
+    assert main(["run", server.url, "-", token]) == 0
+    assert capsys.readouterr().out == "42\n"
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert main(["run", server.url, "input('? ')", token]) == 1
+    assert "there is no more" in capsys.readouterr().err
 
 
 def test_a_second_ctrl_c_ends_the_command(server, token):
