@@ -294,6 +294,9 @@ def test_the_machine_finds(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ):
     mutate(monkeypatch)
-    found = settings(BUSY, max_examples=500, phases=[Phase.generate], database=None)
+    # The same ones each time: what is searched for at random is not found for certain.
+    found = settings(
+        BUSY, max_examples=2000, phases=[Phase.generate], derandomize=True, database=None
+    )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Clients, settings=found)
