@@ -399,6 +399,7 @@ def test_C7_4_a_message_waits_for_credit_and_goes_in_fragments():
     message = bytes(range(256)) * 40
     assert not made.tunnel.send(1, message, text=True)
     assert made.tunnel.unsent(1) == len(message) - MIN_FRAGMENT
+    assert (made.tunnel.sent(1), made.tunnel.sent(2)) == (HEADER_SIZE + MIN_FRAGMENT, 0)
     assert made.gone() == [Frame(Kind.DATA, 1, message[:MIN_FRAGMENT], TEXT)]
     assert made.events() == []
     with pytest.raises(KeyError):
