@@ -12,11 +12,11 @@ from websockets.exceptions import ConnectionClosed
 
 from jupyter_token_ws.protocol.auth import Response
 from jupyter_token_ws.protocol.clients import TokenRoute
-from jupyter_token_ws.protocol.reasons import REASONS, Reason, parse_close
+from jupyter_token_ws.protocol.reasons import REASONS, Advice, Reason, parse_close
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER, offer_subprotocols
 
 from .auth import Grant
-from .errors import ClientError, NoConnectionError, RefusedError, UpgradeBlockedError
+from .errors import ClientError, NoConnectionError, RefusedError, UpgradeBlockedError, advice_of
 from .sockets import PlainSocket
 from .transport import Transport, UpgradeRefused
 
@@ -41,7 +41,8 @@ class Refusal(Exception):  # noqa: N818 - never leaves the client: the callers j
         if self.blocked:
             return UpgradeBlockedError(
                 f"{self.place} opens no websocket: something before the server answered"
-                f" {response.status}. Use the carrier tunnel-eventstream, or let `Upgrade` through there"
+                f" {response.status}. Use the carrier tunnel-eventstream, or let `Upgrade` through there",
+                advice=Advice.RETRY if advice_of(response.status) is Advice.RETRY else Advice.STOP,
             )
         return refused_error(self.place, response)
 
@@ -129,7 +130,12 @@ async def open_websocket(
             url, subprotocols=offered, headers=headers, max_size=max_size, timeout=timeout
         )
     except UpgradeRefused as error:
-        raise _refusal(transport.place, error.response, by_subprotocol=by_subprotocol) from None
+        raise _refusal(
+            transport.place,
+            error.response,
+            extended=route is TokenRoute.SUBPROTOCOL,
+            by_subprotocol=by_subprotocol,
+        ) from None
     try:
         if connection.subprotocol == REASON_MARKER:
             # It may be open only to be closed with the reason (C3.2): what answers is a socket.
@@ -155,17 +161,21 @@ async def _answers(place: str, connection: ClientConnection, timeout: float) -> 
     if connection.close_code is None:
         return
     code, text = connection.close_code, connection.close_reason or ""
+    if code == 1006:
+        raise NoConnectionError(f"{place} opened a websocket and cut it off at once")
     if parse_close(code, text) is None:
-        raise NoConnectionError(f"{place} opened a websocket and closed it at once: {code} {text}")
+        return  # the handler was done at once; what it said is there to be read
     raise Refusal(place, response_of_close(code, text), blocked=False)
 
 
 # What proxies, and servers that were not told of the upgrade, answer; a reason of ours is none of these.
-_BLOCKED = frozenset({200, 400, 404, 405, 421, 426, 500, 501, 502, 505})
+_BLOCKED = frozenset({200, 400, 405, 421, 426, 501, 502, 505})
+# A server without reasons may itself answer so.
+_NOT_OURS = frozenset({404, 500})
 
 
-def _refusal(place: str, response: Response, *, by_subprotocol: bool) -> Refusal:
-    """What it means that a handshake was not answered by 101.
+def _refusal(place: str, response: Response, *, extended: bool, by_subprotocol: bool) -> Refusal:
+    """What it means that a handshake was not answered by 101. ``extended``: the server gives reasons.
 
     A proxy that leaves the upgrade out makes a plain ``GET`` of it, in which nobody looks for a token among
     the subprotocols: no credential came, or the handler says 403 by itself, without the reason that our
@@ -173,7 +183,7 @@ def _refusal(place: str, response: Response, *, by_subprotocol: bool) -> Refusal
     """
     told = told_reason(response)
     slug = told.reason.slug if told.reason else None
-    blocked = slug is None and told.status in _BLOCKED
+    blocked = slug is None and told.status in (_BLOCKED | _NOT_OURS if extended else _BLOCKED)
     if by_subprotocol:
         stripped = told.status == 403 and slug is None
         blocked = blocked or stripped or slug == "credentials_missing"

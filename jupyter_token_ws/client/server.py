@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+from weakref import WeakSet
 
 from jupyter_token_ws.protocol.auth import (
     BasicAuth,
@@ -26,7 +27,7 @@ from jupyter_token_ws.protocol.clients import (
     within_base,
 )
 from jupyter_token_ws.protocol.reasons import REASONS, Advice
-from jupyter_token_ws.protocol.versions import API_VERSIONS, HEADER, best_common
+from jupyter_token_ws.protocol.versions import API_VERSIONS, HEADER, best_common, negotiate
 
 from .auth import Authenticator, Grant
 from .backoff import Backoff
@@ -76,6 +77,9 @@ MAX_TRIES = 3
 PATIENCE = 10.0
 """Seconds that the first handshake has where the event stream may be taken in its place."""
 
+MAX_REMEMBERED = 256
+"""Of how many servers that is remembered at most; the oldest are forgotten first."""
+
 _blocked: dict[tuple[str, str], float] = {}
 
 
@@ -100,6 +104,7 @@ class Server:
         self._followed = options.base_url
         self._closed = False
         self._websocket_seen = False
+        self._sockets: WeakSet[Socket] = WeakSet()
 
     # -- what it is --------------------------------------------------------------------------------
 
@@ -139,15 +144,17 @@ class Server:
         if carrier.startswith("tunnel") and not self._may_tunnel(carrier):
             raise UnsupportedError(
                 f"{self.base_url} offers no {carrier}: its capabilities have"
-                f" {self._carriers_told() or 'no transports'}"
+                f" {', '.join(self._carriers_told()) or 'no transports'}"
             )
 
     async def aclose(self) -> None:
-        """Close what is open: tunnel, credentials, connections. Websockets of their own are their users'."""
+        """Close what is open: websockets, tunnel, credentials, connections."""
         self._closed = True
         tunnel, self._tunnel = self._tunnel, None
         auth, self._auth = self._auth, None
         try:
+            closing = (socket.close() for socket in self._sockets)
+            await asyncio.gather(*closing, return_exceptions=True)
             if tunnel is not None:
                 await tunnel.aclose()
             if auth is not None:
@@ -173,12 +180,13 @@ class Server:
                     f"{base_url} speaks other versions ({', '.join(_versions_of(answer)) or 'unnamed'})"
                     f" than this client ({', '.join(API_VERSIONS)}): update the older one"
                 )
-            answer = await self._ask_capabilities(base_url, common)
+            version = common
+            answer = await self._ask_capabilities(base_url, version)
         if answer.status == 200:
             document = json_object(answer.body)
             if "api_versions" in document:
                 self.capabilities = document
-                self.api_version = answer.headers.get(HEADER.lower(), version)
+                self.api_version = _version_told(answer, version)
                 self._addresses = addresses(base_url, document)
                 return
         if answer.status in (408, 429, 502, 503, 504):
@@ -234,6 +242,7 @@ class Server:
             Request("GET", base_url + "api", {"Accept": "application/json"})
         )
         if answer.status == 200 and "version" in json_object(answer.body):
+            self.capabilities, self.api_version = None, None
             self._addresses = addresses(base_url, None)
             return
         raise RefusedError(
@@ -306,14 +315,14 @@ class Server:
 
     def _authenticator(self) -> Authenticator:
         if self._auth is None or self._closed:
-            raise NoConnectionError("the connection to the server is closed", advice=Advice.STOP)
+            raise _closed()
         return self._auth
 
     def _below(self, base: str, path: str) -> str:
         url = base + path.lstrip("/")
         if not within_base(base, url):
             raise ClientError("that path is not below the server's base URL")
-        if any(pair.partition("=")[0] == "token" for pair in urlsplit(url).query.split("&")):
+        if any(name == "token" for name, _ in parse_qsl(urlsplit(url).query, True)):
             raise ClientError("a token does not belong into a URL, where logs keep it: give auth=")
         return url
 
@@ -354,7 +363,7 @@ class Server:
             try:
                 return await self._plain(path, subprotocols, max_size, min(left, PATIENCE))
             except NoConnectionError as error:
-                if not isinstance(error, UpgradeBlockedError) and not await self._answers():
+                if not (_surely(error) or await self._answers()):
                     raise
                 self._remember_blocked(BLOCKED_FOR if _surely(error) else BLOCKED_ONCE_FOR)
                 return await self._stream(path, subprotocols, max_size, left)
@@ -394,6 +403,10 @@ class Server:
                 return refusal.response
             socket.generation = grant.generation
             opened.append(socket)
+            if self._closed:
+                await socket.close()
+                raise _closed()
+            self._sockets.add(socket)
             self._websocket_seen = True
             return Response(101)
 
@@ -517,11 +530,14 @@ class Server:
         return until is not None
 
     def _remember_blocked(self, seconds: float) -> None:
+        _blocked.pop(self._key(), None)
+        while len(_blocked) >= MAX_REMEMBERED:
+            del _blocked[next(iter(_blocked))]
         _blocked[self._key()] = time.monotonic() + seconds
 
     def _carriers_told(self) -> list[str]:
         told = (self.capabilities or {}).get("transports")
-        return [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+        return [name for name in told if name in CARRIERS] if isinstance(told, list) else []
 
     def _may_tunnel(self, carrier: str) -> bool:
         return carrier in self._carriers_told()
@@ -529,7 +545,11 @@ class Server:
 
 def _surely(error: ClientError) -> bool:
     """Whether something answered that websockets do not get through; else one was cut, or not answered."""
-    return isinstance(error, UpgradeBlockedError)
+    return isinstance(error, UpgradeBlockedError) and error.advice is Advice.STOP
+
+
+def _closed() -> NoConnectionError:
+    return NoConnectionError("the connection to the server is closed", advice=Advice.STOP)
 
 
 async def _nothing_to_ask(grant: Grant) -> Response:
@@ -544,6 +564,12 @@ def json_object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
+
+
+def _version_told(answer: Response, asked: str) -> str:
+    """What the server answered with, where it is a version of the asked one's major; else what was asked."""
+    told = answer.headers.get(HEADER.lower(), "")
+    return told if negotiate(told, [asked]) is not None else asked
 
 
 def _versions_of(answer: Response) -> list[str]:
@@ -574,6 +600,7 @@ class _Options:
             raise UnsupportedError(f"there is no carrier {carrier!r}: one of {', '.join(CARRIERS)}")
         if not (open_timeout > 0 and keepalive > 0):
             raise ClientError("open_timeout and keepalive are seconds, above 0")
+        place_of(base_url)  # raises for what is no address
         parts = urlsplit(base_url)
         if parts.query or parts.fragment:
             raise ClientError("a base URL has no query and no fragment: give a token as auth=")

@@ -35,6 +35,9 @@ __all__ = ["Comm", "Execution", "Kernel", "Server", "Socket", "connect"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
+CANCEL_DEADLINE = 5.0
+"""Seconds that what was interrupted has to end."""
+
 
 class Loop:
     """A thread with an event loop, in which coroutines are run for the threads that call."""
@@ -53,12 +56,14 @@ class Loop:
         if self._closed or threading.current_thread() is self._thread:
             doing.close()
             raise NoConnectionError("the connection to the server is closed", advice=Advice.STOP)
-        future: Future[T] = asyncio.run_coroutine_threadsafe(doing, self._loop)
+        ended = threading.Event()
+        future: Future[T] = asyncio.run_coroutine_threadsafe(_noting(doing, ended), self._loop)
         try:
             return future.result()
         except BaseException:
             # What was interrupted is over before anything else happens: nothing half open is left.
-            future.cancel()
+            if future.cancel():
+                ended.wait(CANCEL_DEADLINE)
             raise
 
     def close(self) -> None:
@@ -73,6 +78,13 @@ class Loop:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+async def _noting(doing: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await doing
+    finally:
+        ended.set()
 
 
 async def _cancel_all() -> None:
