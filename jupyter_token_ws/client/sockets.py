@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DONE = frozenset({1000, 1001, 1005})
 """Codes by which the other side says that it is done (RFC 6455 section 7.4.1; 1005: without any)."""
 
+_FAILED = frozenset({1002, 1007, 1009})
+
 
 class Socket(ABC):
     """An open websocket of a server. Messages are ``str`` (text) or ``bytes`` (binary).
@@ -154,8 +156,13 @@ class PlainSocket(Socket):
     def _over(self) -> SocketClosedError:
         self._stop()
         if self.close_code is None:
-            self.close_code = self._connection.close_code or 1006
-            self.close_text = self._connection.close_reason or ""
+            protocol = self._connection.protocol
+            ended = protocol.close_rcvd
+            if ended is None and protocol.close_sent is not None:
+                # What we ended by ourselves, for what came, is not answered any more.
+                ended = protocol.close_sent if protocol.close_sent.code in _FAILED else None
+            self.close_code = 1006 if ended is None else int(ended.code)
+            self.close_text = "" if ended is None else ended.reason
         return self._closed_error()
 
     def _stop(self) -> None:
