@@ -99,7 +99,7 @@ async def odd_server(
         odd.answers["/base/api/token-ws/capabilities"] = (200, document, headers)
 
     def select(connection: ServerConnection, offered: Any) -> Subprotocol | None:
-        return Subprotocol(subprotocol) if subprotocol in offered else None
+        return Subprotocol(subprotocol) if subprotocol and subprotocol in offered else None
 
     async with serve(
         handler,
