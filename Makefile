@@ -111,7 +111,7 @@ test-upstream: env ## jupyter_server's own tests, with and without the extension
 	$(PY) -m tools.upstream_suite
 
 .PHONY: bench
-bench: env ## side by side with a stock server, in one run: make bench ARGS="stream-v1 --pairs 5"
+bench: env ## side by side with a stock server (NAME client: with another client): make bench ARGS="stream-v1 --pairs 5"
 	$(PY) -m benchmarks $(ARGS)
 
 .PHONY: mutation

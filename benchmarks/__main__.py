@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import crowd, guessing, handshake, kernel, loss, notebook, report, tunnel
+from benchmarks import beside, crowd, guessing, handshake, kernel, loss, notebook, report, tunnel
 from benchmarks.client import AnswerError
 from benchmarks.pairs import Options
 from benchmarks.stats import Figure
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "tunnel-memory": tunnel.measure_memory,
     "guessing": guessing.measure,
     "notebook": notebook.measure,
+    "client": beside.measure,
 }
 
 

@@ -28,7 +28,7 @@ PLOT = ROOT / "docs" / "images" / "performance.svg"
 
 PACKAGES = ("jupyter_server", "tornado", "jupyter_client", "pyzmq", "jupyter_token_ws")
 
-SECTIONS = ("handshake", "guessing", "notebook")
+SECTIONS = ("handshake", "guessing", "notebook", "client")
 """Benchmarks with a table of their own; the others' stand in one called "kernel", or "tunnel"."""
 
 HEADINGS = (
