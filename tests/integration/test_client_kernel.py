@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,13 @@ async def test_restarts_by_whomever(server: Server):
             await kernel.execute("import os\nos._exit(1)")
         assert not isinstance(raised.value, KernelGoneError)
         assert kernel.restarts == 1
-        assert (await kernel.execute("2")).text == "2"
+        # It is still being started: what is asked too early may be lost, which is told.
+        for _ in range(5):
+            with suppress(RequestLostError):
+                assert (await kernel.execute("2")).text == "2"
+                break
+        else:
+            pytest.fail("the kernel took no cell any more")
 
 
 @CARRIERS
