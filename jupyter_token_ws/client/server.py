@@ -309,7 +309,13 @@ class Server:
             tries += 1
 
     async def _exchange(self, request: Request) -> Response:
-        """What an auth plugin asks."""
+        """What an auth plugin asks; of this server in the version that both speak."""
+        if (
+            HEADER in request.headers
+            and self.api_version
+            and within_base(self.base_url, request.url)
+        ):
+            request = replace(request, headers={**request.headers, HEADER: self.api_version})
         transport = self._transport_to(request.url)
         return told_reason(await transport.request(request, max_size=MAX_DOCUMENT_SIZE))
 
