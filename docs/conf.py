@@ -44,6 +44,7 @@ how-to/run-code-on-a-remote-kernel
 how-to/close-with-a-reason
 how-to/stream-from-your-extension
 how-to/configure
+how-to/behind-a-firewall
 how-to/tunnel-through-your-proxy
 how-to/ask-the-doctor
 how-to/log-in-from-a-terminal
@@ -82,6 +83,7 @@ explanation/how-the-guard-gets-in
 explanation/decisions
 explanation/backlog
 explanation/tunnel
+explanation/client
 explanation/limits
 explanation/performance
 ```
