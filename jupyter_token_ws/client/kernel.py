@@ -81,8 +81,8 @@ class _Asked:
 class Kernel:
     """A running kernel. ``server.kernel(…)`` makes one.
 
-    ``id`` is the server's name for it; ``info`` what it says of itself (``kernel_info_reply``);
-    ``state`` is ``starting``, ``idle``, ``busy``, ``restarting`` or ``dead``.
+    ``id`` is the server's name for it; ``info`` what it says of itself (``kernel_info_reply``), empty until
+    it has; ``state`` is ``starting``, ``idle``, ``busy``, ``restarting`` or ``dead``.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Kernel:
     ) -> None:
         self.id = kernel_id
         self.info: Mapping[str, Any] = {}
+        self._meeting: asyncio.Future[None] | None = None
         self.state = "starting"
         self.restarts = 0
         """How often it died, and the server started it anew, since we are connected."""
@@ -227,6 +228,9 @@ class Kernel:
 
     async def aclose(self) -> None:
         """Let go of it; it runs on."""
+        if self._meeting is not None:
+            self._meeting.cancel()
+            await asyncio.wait({self._meeting})
         await self._link.aclose()
         self._on_end(KernelError("the connection to the kernel was closed meanwhile"))
 
@@ -256,10 +260,24 @@ class Kernel:
 
     # -- for cells, comms and the connection -------------------------------------------------------
 
-    async def open(self, timeout: float) -> None:
-        """Connect, and wait until the kernel answers, ``timeout`` seconds at most."""
+    async def open(self, timeout: float | None) -> None:
+        """Connect, and wait until the kernel answers, ``timeout`` seconds at most; ``None``: one that runs
+        need not be waited for, and may be busy for long."""
         await self._link.open()
-        await self._answers(timeout)
+        if timeout is None:
+            self._meeting = asyncio.ensure_future(self._meet())
+        else:
+            await self._answers(timeout)
+
+    async def _meet(self) -> None:
+        """Ask what it is, beside what it is busy with."""
+        with suppress(ClientError):
+            asked = self._ask("kernel_info_request", {}, channel="control")
+            try:
+                self.info = await asked.reply
+            finally:
+                self.forget(asked.id)
+                asked.reply.cancel()
 
     async def wait_for(self, future: asyncio.Future[T]) -> T:
         """Wait for something that only messages bring: then no reader holds them up."""
@@ -567,7 +585,7 @@ class Opening:
         kernel_id = self._id if self._id is not None else await self._start()
         kernel = Kernel(self._host, kernel_id, **self._options)
         try:
-            await kernel.open(self._timeout)
+            await kernel.open(self._timeout if self._own else None)
         except BaseException:
             await self._close(kernel)
             raise

@@ -506,7 +506,8 @@ class Server:
             on_input: answers the questions of cells: called with the prompt, and whether what is typed is
                 secret. Without it cells may not ask.
             limits: what is kept at most.
-            open_timeout: seconds that the kernel has to answer first.
+            open_timeout: seconds that a kernel that is started has to answer. One that runs already is not
+                waited for.
             reconnect_timeout: seconds for which a lost connection is tried to be opened again.
 
         Raises ``RefusedError`` where it cannot be started, ``KernelGoneError`` where there is none of that

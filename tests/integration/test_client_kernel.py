@@ -200,6 +200,7 @@ async def test_what_a_cell_prints_while_the_connection_is_lost(
             code = "for i in range(1000): print(i, flush=True)\nlast = 1\nlast"
             cell = kernel.execute("print('before')\n" + once(tmp_path / "go", code))
             waiting = kernel.execute("last + 1")
+            await kernel._meet()  # what was sent before this has come to the server
             kinds = []
             async for message in cell:
                 kinds.append(message.type)

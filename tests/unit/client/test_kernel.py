@@ -26,6 +26,7 @@ from jupyter_token_ws.protocol.auth import Response
 from jupyter_token_ws.protocol.reasons import REASONS, Advice
 from jupyter_token_ws.protocol.subprotocols import KERNEL
 from tests.support.fake_kernel import BRIDGED, MemoryHost, kernel_model
+from tests.support.waiting import auntil
 
 ID = "12345678-1234-1234-1234-123456789abc"
 
@@ -56,7 +57,9 @@ async def running(host=None, **options):
 
     beginning = asyncio.ensure_future(begin())
     async with opening as kernel:
-        yield kernel, host, await beginning
+        socket = await beginning
+        await auntil(lambda: kernel.info, "it was told what kernel that is")
+        yield kernel, host, socket
 
 
 async def wait(awaitable):
@@ -418,6 +421,19 @@ async def test_somebody_else_shuts_it_down(code, reason):
         with pytest.raises(KernelGoneError):
             kernel.execute("y")
         assert kernel.state == "dead"
+
+
+async def test_one_that_runs_and_is_busy_is_not_waited_for():
+    host = MemoryHost()
+    async with open_kernel(host, ID) as kernel:
+        socket = await host.next()
+        asked = await socket.heard("kernel_info_request")
+        assert asked.channel == "control"
+        assert kernel.info == {}
+        cell = kernel.execute("x")
+        socket.done(await socket.heard("execute_request"))
+        assert (await wait(cell)).status == "ok"
+    assert kernel.info == {}
 
 
 async def test_there_is_no_such_kernel():
