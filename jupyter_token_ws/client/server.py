@@ -432,16 +432,14 @@ class Server:
 
     def _tunnelled(self) -> Tunnel:
         if self._tunnel is None:
-            carriers = {
-                "tunnel-websocket": ("websocket",),
-                "tunnel-eventstream": ("eventstream",),
-            }[self.carrier]
+            # Not by `carrier`: what was remembered may have been forgotten since.
+            by_websocket = self._options.carrier == "tunnel-websocket"
             self._tunnel = Tunnel(
                 self._transport,
                 self._authenticator(),
                 self._addresses,
                 self.capabilities,
-                carriers,
+                ("websocket",) if by_websocket else ("eventstream",),
                 keepalive=self._options.keepalive,
                 open_timeout=self._options.open_timeout,
             )

@@ -449,6 +449,21 @@ async def test_that_none_gets_through_is_remembered(
             assert again.carrier == "websocket"
 
 
+async def test_it_may_be_forgotten_while_a_socket_opens(monkeypatch: pytest.MonkeyPatch):
+    async with odd_server() as odd, opened(odd.url, open_timeout=0.5) as server:
+        server._remember_blocked(60)
+        granted = server._with_credential
+
+        async def and_forgotten(attempt: Any) -> Any:
+            module._blocked.clear()
+            return await granted(attempt)
+
+        monkeypatch.setattr(server, "_with_credential", and_forgotten)
+        with pytest.raises(ClientError):  # for there is no tunnel
+            await server.websocket("own")
+        assert odd.handshakes == 0
+
+
 async def test_only_of_so_many_servers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
     async with odd_server() as odd:
