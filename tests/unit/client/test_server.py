@@ -87,9 +87,9 @@ async def test_C2_9_whatever_fails_no_token_goes_into_a_url(
 ):
     async with odd_server(document=document) as odd:
         odd.refusal = (status, "no", {"Location": f"http://127.0.0.1:{odd.port}/elsewhere"})
-        async with opened(odd.url, carrier=carrier, open_timeout=0.3) as server:
+        async with opened(odd.url, carrier=carrier) as server:
             with pytest.raises(ClientError):
-                await server.websocket("anything")
+                await server.websocket("anything", timeout=0.5)
         by_header = document is None
         for request in odd.asked:
             assert "secret" not in request.path
@@ -435,10 +435,10 @@ async def test_that_none_gets_through_is_remembered(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     async with odd_server() as odd:
         odd.refusal = (status, "no")
-        async with opened(odd.url, open_timeout=0.5) as server:
+        async with opened(odd.url) as server:
             assert server.carrier == "websocket"
             with pytest.raises(ClientError):  # for there is no tunnel either
-                await server.websocket("own")
+                await server.websocket("own", timeout=1)
             assert server.carrier == "tunnel-eventstream"
             assert odd.handshakes == 1
         async with opened(odd.url) as again:
@@ -450,7 +450,7 @@ async def test_that_none_gets_through_is_remembered(
 
 
 async def test_it_may_be_forgotten_while_a_socket_opens(monkeypatch: pytest.MonkeyPatch):
-    async with odd_server() as odd, opened(odd.url, open_timeout=0.5) as server:
+    async with odd_server() as odd, opened(odd.url) as server:
         server._remember_blocked(60)
         granted = server._with_credential
 
@@ -460,7 +460,7 @@ async def test_it_may_be_forgotten_while_a_socket_opens(monkeypatch: pytest.Monk
 
         monkeypatch.setattr(server, "_with_credential", and_forgotten)
         with pytest.raises(ClientError):  # for there is no tunnel
-            await server.websocket("own")
+            await server.websocket("own", timeout=0.5)
         assert odd.handshakes == 0
 
 
@@ -472,18 +472,18 @@ async def test_only_of_so_many_servers(monkeypatch: pytest.MonkeyPatch):
             path = f"/base{number}/api/token-ws/capabilities"
             odd.answers[path] = odd.answers[CAPABILITIES]
             url = odd.url.replace("/base/", f"/base{number}/")
-            async with opened(url, open_timeout=0.2) as server:
+            async with opened(url) as server:
                 with pytest.raises(ClientError):
-                    await server.websocket("own")
+                    await server.websocket("own", timeout=0.5)
     assert [key[0][-7:] for key in module._blocked] == ["/base2/", "/base3/"]
 
 
 async def test_where_one_got_through_a_cut_one_is_chance():
-    async with odd_server() as odd, opened(odd.url, open_timeout=0.3) as server:
+    async with odd_server() as odd, opened(odd.url) as server:
         await (await server.websocket("own")).close()
         odd.refusal = (502, "no")
         with pytest.raises(UpgradeBlockedError):
-            await server.websocket("own")
+            await server.websocket("own", timeout=0.5)
         assert server.carrier == "websocket"
 
 
