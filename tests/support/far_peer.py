@@ -463,6 +463,11 @@ class _Carrier:
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if telling.done() and not telling.exception():
+                # The server ends the carrier when it has heard that. Who ends it first, with something
+                # unread, resets the connection, and what is on its way is lost.
+                await asyncio.wait({hearing}, timeout=CONNECT_TIMEOUT)
+                return
             for done in (hearing, telling):
                 if done.done():
                     done.result()
