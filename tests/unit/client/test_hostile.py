@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
+from concurrent.futures import CancelledError
 
 import pytest
 from websockets.asyncio.server import serve
 from websockets.typing import Subprotocol
 
-from jupyter_token_ws import cli_run
+from jupyter_token_ws import cli, cli_run
 from jupyter_token_ws.client import connect
 from jupyter_token_ws.client.auth import Grant
 from jupyter_token_ws.client.carriers import MAX_SECONDS, seconds_of
@@ -18,6 +21,7 @@ from jupyter_token_ws.client.execution import Result
 from jupyter_token_ws.client.handshake import open_websocket
 from jupyter_token_ws.client.kernel import open_kernel
 from jupyter_token_ws.client.link import MAX_ID, Link
+from jupyter_token_ws.client.sync import Loop
 from jupyter_token_ws.client.transport import Transport
 from jupyter_token_ws.client.tunnel import TunnelSocket
 from jupyter_token_ws.protocol.auth import CookieAuth, Request, Response, TicketAuth
@@ -144,7 +148,8 @@ async def test_a_websocket_that_says_much_at_once_is_open():
             timeout=3,
         )
         assert [await wait(socket.recv()) for _ in range(100)] == [str(n) for n in range(100)]
-        await socket.close()
+        await socket.close(1000, "x" * 200)
+        assert socket.close_code == 1000
         await transport.aclose()
 
 
@@ -319,3 +324,55 @@ def test_a_request_does_not_show_its_headers():
         Request("GET", "http://localhost/", {"Authorization": secret}, json.dumps(secret).encode())
     )
     assert secret not in shown
+
+
+def test_capabilities_steer_no_terminal(monkeypatch, capsys):
+    class Found:
+        capabilities = {"name": "\x9b31m\x1b]52;\u202e\ud800"}  # noqa: RUF012
+
+    monkeypatch.setattr(cli, "find_server", lambda url: Found)
+    assert cli.main(["capabilities", "http://localhost/"]) == 0
+    shown = capsys.readouterr().out
+    assert all(letter.isprintable() and letter.isascii() for letter in shown.replace("\n", ""))
+
+
+@pytest.mark.parametrize(
+    "answered", [answer(DEEP), answer(b"", "500 \x1b]52;c;QQ\x07"), answer(b"", "404 \x1b[31m")]
+)
+async def test_what_a_server_says_in_place_of_capabilities(capsys, answered):
+    async with talking(saying(answered)) as talker:
+        url = f"http://127.0.0.1:{talker.port}/"
+        assert await wait(asyncio.to_thread(cli.main, ["capabilities", url])) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+# -- without asyncio ---------------------------------------------------------------------------------
+
+
+def test_who_asks_while_another_thread_closes_is_told(monkeypatch):
+    loop = Loop()
+    submit, arrived, ended = asyncio.run_coroutine_threadsafe, threading.Event(), []
+
+    def slowly(doing, within):
+        if threading.current_thread() is asking:
+            arrived.set()
+            time.sleep(0.2)  # the other would be through by now
+        return submit(doing, within)
+
+    def ask():
+        try:
+            loop.run(asyncio.sleep(60))
+        except (ClientError, CancelledError) as error:
+            ended.append(error)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", slowly)
+    closing = threading.Thread(target=loop.close, daemon=True)
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    assert arrived.wait(10)
+    closing.start()
+    closing.join(10)
+    asking.join(10)
+    assert not asking.is_alive()
+    assert not closing.is_alive()
+    assert ended
