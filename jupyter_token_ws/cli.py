@@ -180,7 +180,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def show_capabilities(arguments: argparse.Namespace) -> int:
     """Print a server's capabilities document."""
     document = find_server(arguments.url).capabilities
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json.dumps(document, indent=2))  # in ASCII, of which nothing steers a terminal
     return 0
 
 

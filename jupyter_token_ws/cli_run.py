@@ -187,7 +187,9 @@ def show(message: KernelMessage) -> None:
         if text is not None:
             _write(sys.stdout, f"{text}\n")
     elif message.type == "error":
-        lines = content.get("traceback") or [f"{content.get('ename')}: {content.get('evalue')}"]
+        lines = content.get("traceback")
+        if not (isinstance(lines, list) and lines):
+            lines = [f"{content.get('ename')}: {content.get('evalue')}"]
         text = "\n".join(map(str, lines))
         _write(sys.stderr, (text if sys.stderr.isatty() else _COLOURS.sub("", text)) + "\n")
 

@@ -160,10 +160,10 @@ def _ask(base_url: str) -> dict[str, Any] | str:
     if 300 <= answer.status < 400 or answer.status in (401, 403, 404, 405):
         return f"answered {answer.status}"
     if answer.status != 200:
-        raise CommandError(f"{address} answered {answer.status} {answer.reason}")
+        raise CommandError(f"{address} answered {answer.status} {printable(answer.reason)}")
     try:
         document = json.loads(answer.body[:MAX_DOCUMENT_SIZE])
-    except ValueError:
+    except (ValueError, RecursionError):
         return "what came was no JSON"
     if not isinstance(document, dict) or "api_versions" not in document:
         return "what came was no capabilities document"

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -61,6 +62,9 @@ POST_SIZE = 512 * 1024
 
 POST_FRAMING = 64
 """Bytes of it that are no frames, at most."""
+
+MAX_SECONDS = 86400.0
+"""Seconds at most that are taken from what a server says of its times."""
 
 MIN_POST, MIN_FRAGMENT = 4 * 1024, 1024
 """Bytes of a ``POST``'s frames, and of a message in one, below which nothing smaller is tried."""
@@ -146,7 +150,8 @@ class Way:
         """Seconds for which an event stream may be silent: the server's keepalive, and half as much for the
         way; ``None``: any time. It is for the server to say how often it gives a sign of life."""
         said = _member(self.capabilities, "keepalive")
-        interval, timeout = _seconds(said.get("interval"), 25), _seconds(said.get("timeout"), 75)
+        interval = seconds_of(said.get("interval"), 25)
+        timeout = seconds_of(said.get("timeout"), 75)
         if interval <= 0:
             return None
         return max(interval, min(timeout, interval + max(2.0, interval / 2)))
@@ -157,8 +162,12 @@ def _member(document: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _seconds(said: object, otherwise: float) -> float:
-    return float(said) if isinstance(said, (int, float)) else otherwise
+def seconds_of(said: object, otherwise: float) -> float:
+    """Seconds that a server names, a day at most; ``otherwise`` where that is no number."""
+    if not isinstance(said, (int, float)):
+        return otherwise
+    seconds = float(max(min(said, MAX_SECONDS), 0))  # of this order NaN stays NaN
+    return otherwise if math.isnan(seconds) else seconds
 
 
 class Carrier(ABC):
@@ -362,6 +371,7 @@ class EventStreamCarrier(Carrier):
                 await _beginning(response),
             )
             raise RefusalError(told_reason(told), grant)
+        response.encoding = "utf-8"  # as events are, whatever the server calls it
         self._response = response
         self._posted = asyncio.get_running_loop().time()
 
@@ -399,7 +409,7 @@ class EventStreamCarrier(Carrier):
         except (httpx.HTTPError, httpx.StreamError) as error:
             if ended is None:
                 raise CarrierLostError(f"the event stream broke: {type(error).__name__}") from None
-        except (ValueError, binascii.Error):
+        except (ValueError, RecursionError, binascii.Error):
             raise CarrierLostError("what came is no batch") from None
         raise ended or CarrierLostError("the event stream ended")
 

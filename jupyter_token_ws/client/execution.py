@@ -64,7 +64,8 @@ class Result:
         """The value of its last expression, as text; ``None`` where it has none."""
         for output in reversed(self.outputs):
             if output["output_type"] == "execute_result":
-                value = output["data"].get("text/plain")
+                data = output["data"]
+                value = data.get("text/plain") if isinstance(data, Mapping) else None
                 return None if value is None else str(value)
         return None
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -19,6 +20,9 @@ from .auth import Grant
 from .errors import ClientError, NoConnectionError, RefusedError, UpgradeBlockedError, advice_of
 from .sockets import PlainSocket
 from .transport import Transport, UpgradeRefused
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks at whether a new websocket is full of messages already."""
 
 _SLUG = re.compile(rb"([a-z_]{1,64}): ")
 
@@ -152,12 +156,18 @@ def _chosen(connection: ClientConnection) -> str | None:
 
 
 async def _answers(place: str, connection: ClientConnection, timeout: float) -> None:
-    try:
-        await asyncio.wait_for(await connection.ping(), timeout)
-    except ConnectionClosed:
-        pass
-    except asyncio.TimeoutError:
-        raise NoConnectionError(f"{place} opened a websocket and said nothing on it") from None
+    loop, transport = asyncio.get_running_loop(), connection.transport
+    end = loop.time() + timeout
+    with suppress(ConnectionClosed):
+        answered = asyncio.ensure_future(await connection.ping())
+        while not answered.done():
+            if not (transport.is_reading() or transport.is_closing()):
+                return  # so many messages came at once that the answer waits behind them
+            left = end - loop.time()
+            if left <= 0:
+                raise NoConnectionError(f"{place} opened a websocket and said nothing on it")
+            await asyncio.wait({answered}, timeout=min(left, LOOK_EVERY))
+        answered.result()
     if connection.close_code is None:
         return
     code, text = connection.close_code, connection.close_reason or ""

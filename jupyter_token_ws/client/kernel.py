@@ -587,7 +587,8 @@ class Opening:
         try:
             await kernel.open(self._timeout if self._own else None)
         except BaseException:
-            await self._close(kernel)
+            with suppress(ClientError):  # what is to be told is why it was not opened
+                await self._close(kernel)
             raise
         return kernel
 
@@ -598,7 +599,7 @@ class Opening:
         answer = await self._host.request("POST", "api/kernels", json=asked)
         try:
             kernel_id = json.loads(answer.body)["id"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             kernel_id = None
         if not isinstance(kernel_id, str):
             raise KernelError("the server answered with no kernel")

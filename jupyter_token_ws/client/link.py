@@ -7,6 +7,7 @@ have arrived or not: it is not sent again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,14 @@ from .sockets import Socket
 KNOWN = 20_000
 """Messages that are known again if they come twice: after a tunnel that could not be resumed the server sends
 what it has no receipt of."""
+
+
+MAX_ID = 200
+"""Characters of a message's name that are kept as they are."""
+
+STEADY = 5.0
+"""Seconds after which a connection without a message was one too; those that end before come back slower
+each time."""
 
 
 class Host(Protocol):
@@ -95,6 +104,10 @@ class Link:
         self._socket: Socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._heard: OrderedDict[str, int] = OrderedDict()
+        self._backoff = Backoff()
+        self._since: float | None = None  # when a connection was lost that was worth something
+        self._moved = False
+        self._closing = False
         self.ended: ClientError | None = None
         """Why there is no connection any more."""
 
@@ -125,20 +138,23 @@ class Link:
 
     async def aclose(self) -> None:
         """Send what waits, and close."""
-        socket, task = self._socket, self._task
+        task = self._task
         self.ended = self.ended or KernelError("the connection to the kernel is closed")
-        self._task = None
+        self._task, self._closing = None, True
         if task is None:
             return
-        if socket is not None and socket.close_code is None:
-            with suppress(ClientError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._flush(), 5.0)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        if socket is not None:
-            with suppress(ClientError):
-                await socket.close()
+        try:
+            if self._socket is not None and self._socket.close_code is None:
+                with suppress(ClientError, asyncio.TimeoutError):
+                    await asyncio.wait_for(self._flush(), 5.0)
+        finally:
+            task.cancel()
+            try:
+                await asyncio.wait({task})
+            finally:
+                if self._socket is not None:
+                    with suppress(ClientError):
+                        await self._socket.close()
 
     # -- the connection ----------------------------------------------------------------------------
 
@@ -154,8 +170,14 @@ class Link:
 
     async def _run(self, socket: Socket) -> None:
         try:
+            clock = asyncio.get_running_loop().time
             while True:
+                begun = clock()
                 error = await self._serve(socket)
+                if self._closing:  # ending may have been passed over where two tasks ended at once
+                    return
+                if self._moved or clock() - begun > STEADY:
+                    self._backoff, self._since = Backoff(), None
                 socket = await self._reconnect(error)
         except ClientError as error:
             self._end(gone(error) or error)
@@ -175,6 +197,7 @@ class Link:
 
     async def _serve(self, socket: Socket) -> SocketClosedError:
         """Until the socket ends; why it did."""
+        self._moved = False
         writing = asyncio.ensure_future(self._write(socket))
         try:
             while True:
@@ -189,6 +212,7 @@ class Link:
                     raise KernelError(f"what came is no kernel message: {wrong}") from None
                 fresh = self._fresh(message)
                 if fresh is not None:
+                    self._moved = True
                     await self._on_message(fresh)
         finally:
             writing.cancel()
@@ -221,13 +245,14 @@ class Link:
 
     async def _reconnect(self, error: ClientError) -> Socket:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._reconnect_timeout
-        backoff = Backoff()
+        if self._since is None:
+            self._since = loop.time()
+        end = self._since + self._reconnect_timeout
         complete = error.slug != "backlog_full"
         while True:
             if not may_return(error):
                 raise error
-            delay = backoff.delay(error.retry_after)
+            delay = self._backoff.delay(error.retry_after)
             if loop.time() + delay > end:
                 raise error
             await asyncio.sleep(delay)
@@ -256,10 +281,13 @@ class Link:
         """The message, less what of it was heard before; ``None`` where that is all."""
         printed = message.content.get("text") if message.type == "stream" else None
         length = len(printed) if isinstance(printed, str) else 0
-        before = self._heard.get(message.id)
-        if not message.id:
+        name = message.id
+        if not name:
             return message
-        self._heard[message.id] = length
+        if len(name) > MAX_ID:  # so many of any length would be kept
+            name = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+        before = self._heard.get(name)
+        self._heard[name] = length
         while len(self._heard) > KNOWN:
             self._heard.popitem(last=False)
         if before is None:

@@ -6,6 +6,7 @@ import asyncio
 import json as _json
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -152,16 +153,16 @@ class Server:
         self._closed = True
         tunnel, self._tunnel = self._tunnel, None
         auth, self._auth = self._auth, None
-        try:
-            closing = (socket.close() for socket in self._sockets)
-            await asyncio.gather(*closing, return_exceptions=True)
-            if tunnel is not None:
-                await tunnel.aclose()
-            if auth is not None:
-                await auth.aclose()
-        finally:
+        # The last one first, and each of them also where closing another was cut off.
+        async with AsyncExitStack() as closing:
             for transport in self._transports.values():
-                await transport.aclose()
+                closing.push_async_callback(transport.aclose)
+            if auth is not None:
+                closing.push_async_callback(auth.aclose)
+            if tunnel is not None:
+                closing.push_async_callback(tunnel.aclose)
+            sockets = (socket.close() for socket in self._sockets)
+            await asyncio.gather(*sockets, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         return self

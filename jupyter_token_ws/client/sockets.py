@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from websockets.exceptions import ConnectionClosed
 
-from jupyter_token_ws.protocol.reasons import Advice
+from jupyter_token_ws.protocol.reasons import MAX_REASON_SIZE, Advice
 
 from .errors import SocketClosedError, UnsupportedError, advice_of_close
 from .transport import ClientConnection
@@ -148,7 +148,9 @@ class PlainSocket(Socket):
         """Close, and wait until the other side has too, or five seconds."""
         self._stop()
         try:
-            await self._connection.close(code, reason)
+            # Of a reason that is too long the beginning is told, as by a tunnel.
+            told = reason.encode()[:MAX_REASON_SIZE].decode(errors="ignore")
+            await self._connection.close(code, told)
         finally:
             self._connection.transport.abort()
         self._over()

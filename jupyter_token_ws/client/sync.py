@@ -53,11 +53,14 @@ class Loop:
 
     def run(self, doing: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and wait for it. Ctrl-C, and whatever else interrupts the wait, cancels it."""
-        if self._closed or threading.current_thread() is self._thread:
-            doing.close()
-            raise NoConnectionError("the connection to the server is closed", advice=Advice.STOP)
         ended = threading.Event()
-        future: Future[T] = asyncio.run_coroutine_threadsafe(_noting(doing, ended), self._loop)
+        with self._closing:  # what came before the end is ended with it, and nothing comes after
+            if self._closed or threading.current_thread() is self._thread:
+                doing.close()
+                raise NoConnectionError(
+                    "the connection to the server is closed", advice=Advice.STOP
+                )
+            future: Future[T] = asyncio.run_coroutine_threadsafe(_noting(doing, ended), self._loop)
         try:
             return future.result()
         except BaseException:

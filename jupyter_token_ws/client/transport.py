@@ -337,6 +337,10 @@ def error_of(place: str, error: BaseException) -> ClientError | None:
         return NoConnectionError(f"the proxy on the way to {place} said no: {error}")
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, InvalidURI)):
         return ClientError(f"that is no address below {place}")
+    if isinstance(error, UnicodeEncodeError):
+        return ClientError(
+            f"nothing was sent to {place}: a header, or the credential in it, has letters outside ASCII"
+        )
     if isinstance(error, InvalidMessage):
         return NoConnectionError(
             f"{place} ended the connection, or what it answered is no HTTP.{_wanted(place)}"

@@ -47,6 +47,7 @@ from .carriers import (
     Limits,
     RefusalError,
     Way,
+    seconds_of,
 )
 from .errors import (
     AuthError,
@@ -103,8 +104,7 @@ class TunnelSocket(Socket):
         self._queue: deque[tuple[str | bytes, int]] = (
             deque()
         )  # messages, and credit to give for each
-        self._parts: list[bytes] = []
-        self._parts_size = 0
+        self._parts = bytearray()  # one piece: slivers would cost more than their bytes
         self._owed = 0  # credit that fragments of a message have taken
         self._got_end = False
         self._sent_end = False
@@ -239,15 +239,13 @@ class TunnelSocket(Socket):
     def _on_data(self, data: Data) -> None:
         if self.close_code is not None:
             return
-        self._parts.append(data.payload)
-        self._parts_size += len(data.payload)
         self._owed += data.size
-        if self._parts_size > self._max_size:
+        if len(self._parts) + len(data.payload) > self._max_size:
             self._parts.clear()
             self.cut(1009, "a message is longer than max_size")
         elif data.last:
-            whole = b"".join(self._parts) if len(self._parts) > 1 else data.payload
-            self._parts, self._parts_size = [], 0
+            whole = bytes(self._parts) + data.payload if self._parts else data.payload
+            self._parts.clear()
             try:
                 message = whole.decode() if data.text else whole
             except UnicodeDecodeError:
@@ -256,11 +254,12 @@ class TunnelSocket(Socket):
             self._queue.append((message, self._owed))
             self._owed = 0
             self._came.set()
-        elif (
-            not self._queue
-        ):  # a message may be longer than the window; one that nobody waits for is not
-            self._machine.consumed(self._number, self._owed)
-            self._owed = 0
+        else:
+            self._parts += data.payload
+            if not self._queue:
+                # A message may be longer than the window; one that nobody waits for is not.
+                self._machine.consumed(self._number, self._owed)
+                self._owed = 0
 
     def _over(self, code: int, reason: str) -> None:
         if self.close_code is None:
@@ -587,8 +586,7 @@ class _Life:
     @property
     def _window(self) -> float:
         """Seconds for which there is something to come back to: from when the server misses the carrier."""
-        said = self.hello.get("resume_window")
-        return (said if isinstance(said, (int, float)) else 60) + GRACE
+        return seconds_of(self.hello.get("resume_window"), 60) + GRACE
 
     def _order(self) -> list[str]:
         """The carrier that worked, then the others."""

@@ -34,7 +34,7 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
 
 
@@ -62,6 +62,9 @@ MIN_REFRESH_INTERVAL = 5.0
 
 MAX_REFRESH_INTERVAL = 60.0
 """Seconds to which that doubles, while refreshes fail or what they bring is refused."""
+
+MAX_LASTS = 1e9
+"""Seconds from which on a credential counts as one without an end."""
 
 LOGIN_PATH = "api/token-ws/login"
 """Where tickets are had, below a server's base (C6.1)."""
@@ -622,7 +625,9 @@ class TicketAuth(AuthPlugin[TicketContext]):
             raise AuthError(f"{context.endpoint.base_url}{LOGIN_PATH} answered with no ticket")
         if not renewed:
             context.server = _server_of(context.endpoint, told.get("server"))
-        seconds = lasts if isinstance(lasts, (int, float)) and lasts > 0 else math.inf
+        seconds = math.inf
+        if isinstance(lasts, (int, float)) and 0 < lasts < MAX_LASTS:
+            seconds = lasts
         context.token, context.renew_at = token, now + seconds * 2 / 3
 
     def refresh_in(self, context: TicketContext, now: float) -> float | None:

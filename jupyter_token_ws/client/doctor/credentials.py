@@ -82,6 +82,6 @@ async def _try(case: Case, plugin: AuthPlugin[Any], name: str) -> Finding:
 def _name(body: bytes) -> str:
     try:
         name = json.loads(body)["identity"]["name"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return ""
     return f", as {name}" if isinstance(name, str) else ""

@@ -225,7 +225,7 @@ async def test_long_messages_that_nobody_waits_for_do_not_pile_up():
         await auntil(lambda: socket._queue, "the first to come")
         await tunnel.open("quiet")
         assert [len(each) for each, _ in socket._queue] == [len(message)]
-        assert socket._parts_size <= WINDOW
+        assert len(socket._parts) <= WINDOW
         for _ in range(3):
             assert await socket.recv() == message
 
