@@ -227,7 +227,8 @@ class Authenticator:
                 return plugin, context
         names = ", ".join(plugin.name for plugin in self._plugins) or "none"
         raise AuthError(
-            f"no credential for {self.endpoint.base_url}: of the auth plugins given ({names}) none is for it"
+            f"no credential for {self.endpoint.base_url}: none of the auth plugins ({names}) is for"
+            " this server and has one. Are the variables or files set from which they take it?"
         )
 
     async def _judge(self, grant: Grant, response: Response, now: float) -> bool:

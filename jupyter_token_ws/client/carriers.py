@@ -260,7 +260,7 @@ class WebSocketCarrier(Carrier):
             return RefusalError(response, grant)
         return UpgradeBlockedError(
             f"no websocket came about: the upgrade was answered {response.status}. A proxy may have to be"
-            " told to let websockets through; the tunnel over an event stream does without"
+            " told to let websockets through; the carrier tunnel-eventstream does without"
         )
 
     async def batches(self) -> AsyncGenerator[tuple[int, bytes], None]:

@@ -97,7 +97,9 @@ def plugins_by_name(
     tables = [{"plugin": name.strip()} for name in names.split(",") if name.strip()]
     if not tables:
         raise ClientError(f"there is no name of an auth plugin; known are {_known()}")
-    return _plugins(tables, environ, "that list")
+    return _plugins(
+        tables, environ, f"a list of names has no options, as a file named by {CONFIG} has"
+    )
 
 
 def plugins_of_file(

@@ -73,6 +73,8 @@ class Result:
         """Raise ``ExecutionError`` unless all went well; else return the result."""
         if self.status == "ok":
             return self
+        if self.status == "aborted":
+            raise ExecutionError("the cell was not run, because an earlier one failed", self)
         error = self.error or {}
         what = f"{error.get('ename', self.status)}: {error.get('evalue', '')}".rstrip(": ")
         raise ExecutionError(f"the cell failed: {what}", self)

@@ -24,6 +24,7 @@ from .errors import (
     KernelError,
     KernelGoneError,
     NoConnectionError,
+    RefusedError,
     RequestLostError,
     TooLargeError,
 )
@@ -596,7 +597,18 @@ class Opening:
         """Have the server start one. Raises ``KernelError`` where what it answers is none."""
         wanted = {"name": self._name, "path": self._path}
         asked = {key: value for key, value in wanted.items() if value is not None}
-        answer = await self._host.request("POST", "api/kernels", json=asked)
+        try:
+            answer = await self._host.request("POST", "api/kernels", json=asked)
+        except RefusedError as error:
+            if error.status != 500:
+                raise
+            raise RefusedError(
+                f"the server could not start the kernel {self._name or '(its default)'} (status 500):"
+                " is there a kernelspec of that name? The server's log says more",
+                500,
+                slug=error.slug,
+                advice=error.advice,
+            ) from None
         try:
             kernel_id = json.loads(answer.body)["id"]
         except (ValueError, LookupError, TypeError, RecursionError):

@@ -248,7 +248,7 @@ class Server:
             return
         raise RefusedError(
             f"there is no Jupyter server at {base_url} ({CAPABILITIES_PATH}: {status}, api:"
-            f" {answer.status}). Is that the whole base URL, with its path?",
+            f" {answer.status}). Is that the base URL, with its path and no page behind it?",
             answer.status,
             advice=Advice.STOP,
         )

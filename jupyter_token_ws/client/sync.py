@@ -75,11 +75,10 @@ class Loop:
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        # All of it in that thread: this one may have a loop that runs, as notebooks do.
+        asyncio.run_coroutine_threadsafe(_end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
 
@@ -90,11 +89,14 @@ async def _noting(doing: Coroutine[Any, Any, T], ended: threading.Event) -> T:
         ended.set()
 
 
-async def _cancel_all() -> None:
+async def _end() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
 
 
 class Socket:

@@ -277,14 +277,20 @@ def about_credentials(response: Response) -> bool:
     return response.status in (401, 403)
 
 
-def refused(context: Context, response: Response, retry_after: float | None = None) -> AuthError:
-    """The error for a credential that the server does not take."""
+def refused(
+    context: Context, response: Response, retry_after: float | None = None, *, given: bool = True
+) -> AuthError:
+    """The error for a credential that the server does not take, or was not given."""
     reason = response.reason
     said = f"{reason.slug}: {reason.text}" if reason else f"status {response.status}"
     why = f" Getting another failed: {context.failed}" if retry_after and context.failed else ""
+    text = (
+        f"does not take the credential ({said}). Get another one, and see that it is for this server.{why}"
+        if given
+        else f"wants a credential, and none was given ({said})"
+    )
     return AuthError(
-        f"{context.base_url} does not take the credential ({said}). Get another one, and see that it is for"
-        f" this server.{why}",
+        f"{context.base_url} {text}",
         retry_after=response.retry_after if retry_after is None else retry_after,
         slug=reason.slug if reason else None,
     )
@@ -310,6 +316,15 @@ class NoAuth(AuthPlugin[Context]):
         """Takes every endpoint."""
         yield from ()
         return Context(endpoint)
+
+    def handle_response(
+        self, context: Context, response: Response, generation: int, now: float
+    ) -> Flow[Verdict]:
+        """Nothing was shown that could be renewed."""
+        yield from ()
+        if not self.concerns(response):
+            return CONTINUE
+        return Fail(refused(context, response, given=False))
 
 
 class TokenContext(Context):

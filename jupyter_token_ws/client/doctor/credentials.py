@@ -8,7 +8,7 @@ from typing import Any
 
 from jupyter_token_ws.client.auth import Authenticator, Grant
 from jupyter_token_ws.client.errors import AuthError, ClientError
-from jupyter_token_ws.protocol.auth import AuthPlugin, BasicAuth, Endpoint
+from jupyter_token_ws.protocol.auth import AuthPlugin, BasicAuth, Endpoint, NoAuth
 
 from .case import Case, SkipError
 from .report import Finding, Verdict
@@ -26,7 +26,7 @@ async def login(case: Case) -> list[Finding]:
     if (await case.ask("GET", url)).status == 200:
         case.everybody, case.grant = True, Grant(case.front)
         return [case.ok("no credential is needed")]
-    if not case.plugins:
+    if all(type(plugin) is NoAuth for plugin in case.plugins):
         raise SkipError("no credential was given, and the server wants one")
     if case.exposed:
         return [case.broken("nothing was sent", "plain_http")]

@@ -29,6 +29,7 @@ from jupyter_token_ws.protocol.auth import (
     Endpoint,
     Flow,
     Ignore,
+    NoAuth,
     Request,
     Response,
     TokenAuth,
@@ -163,6 +164,11 @@ async def test_a_plugin_that_gives_no_credential(answer, verdict, cause):
     (found,) = await credentials.login(case_of(Answers(403), plugins=[Choosy(answer)]))
     assert (found.verdict, found.cause) == (verdict, cause)
     assert "choosy" in found.seen
+
+
+async def test_where_none_is_given_nothing_is_said_of_a_stale_one():
+    with pytest.raises(SkipError, match="no credential was given"):
+        await credentials.login(case_of(Answers(403), plugins=[NoAuth()]))
 
 
 async def test_a_credential_is_tried_again_when_there_is_a_newer_one():

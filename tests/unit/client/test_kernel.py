@@ -135,7 +135,7 @@ async def test_a_cell_that_fails_is_a_result():
         assert raised.value.result is result
         aborted = kernel.execute("x")
         socket.done(await socket.heard("execute_request"), status="aborted")
-        with pytest.raises(ExecutionError, match="failed: aborted"):
+        with pytest.raises(ExecutionError, match="was not run"):
             (await wait(aborted)).raise_for_status()
         hidden = kernel.execute("x")
         socket.done(await socket.heard("execute_request"), status="error", ename="E")
@@ -487,6 +487,17 @@ async def test_a_server_that_starts_none(body):
     host.answers["POST api/kernels"] = Response(201, body=body)
     with pytest.raises(KernelError, match="no kernel"):
         await open_kernel(host)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(500, "could not start the kernel python3"), (507, "refused")]
+)
+async def test_a_server_that_cannot_start_it(status, said):
+    host = MemoryHost()
+    host.answers["POST api/kernels"] = Response(status)
+    with pytest.raises(RefusedError, match=said) as raised:
+        await open_kernel(host, "python3")
+    assert raised.value.status == status
 
 
 @pytest.mark.parametrize("error", [KeyError, RefusedError])

@@ -221,7 +221,7 @@ async def test_C4_5_a_document_without_end():
 async def test_a_server_that_is_none():
     async with odd_server() as odd:
         odd.answers.clear()
-        with pytest.raises(RefusedError, match="whole base URL") as raised:
+        with pytest.raises(RefusedError, match="Is that the base URL") as raised:
             await opened(odd.url)
         assert raised.value.advice is Advice.STOP
 

@@ -85,6 +85,17 @@ def test_messages_are_iterated_over(odd: OddServer):
         assert heard == ["0", "1", "2"]
 
 
+def test_in_a_thread_whose_own_loop_runs_as_in_a_notebook(odd: OddServer):
+    odd.answers["/base/api/x"] = (200, {"a": 1})
+
+    async def cell() -> None:
+        with sync.connect(odd.url, auth="t") as server:
+            assert server.request("GET", "api/x").status == 200
+
+    asyncio.run(cell())
+    assert client_threads() == []
+
+
 def test_where_nobody_is_no_thread_is_left():
     with pytest.raises(NoConnectionError):
         sync.connect("http://127.0.0.1:9/", auth="t")

@@ -261,6 +261,15 @@ def test_none_adds_nothing():
     assert peer.headers(NoAuth(), peer.start(NoAuth())) == Outgoing()
 
 
+def test_where_none_was_given_nobody_says_that_it_was_not_taken():
+    plugin, peer = NoAuth(), Peer()
+    context = peer.start(plugin)
+    assert peer.run(plugin.handle_response(context, Response(404), 0, 0)) is CONTINUE
+    for now in (0, 1):
+        error = failing(peer.run(plugin.handle_response(context, REFUSED, 0, now)))
+        assert "none was given" in str(error)
+
+
 def test_a_token_is_added_and_stays():
     plugin, peer = TokenAuth("abc"), Peer()
     context = peer.start(plugin)
