@@ -41,6 +41,15 @@ PROJECT = Path(__file__).resolve().parents[2]
 PYTHONPATH = os.pathsep.join([str(PROJECT), str(PROJECT / "tests" / "support" / "quick")])
 """For processes that tests start: modules of ours, and what makes them start quickly."""
 
+KERNEL_CONFIG = """
+c.IPKernelApp.exec_lines = [
+    "get_ipython().kernel.iopub_thread.schedule("
+    "lambda: setattr(get_ipython().kernel.iopub_thread.socket, 'sndhwm', 0))"
+]
+"""
+"""For IPython kernels: however busy the machine is, they drop nothing themselves. Where ZMQ's thread in the
+kernel gets no turn while it prints, 500 messages are enough to be dropped, before any server could hear them."""
+
 
 @dataclass
 class Answer:
@@ -226,6 +235,9 @@ def start_server(
     }
     for section, values in (config or {}).items():
         traits.setdefault(section, {}).update(values)
+    profile = home / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "ipython_kernel_config.py").write_text(KERNEL_CONFIG)
     config_path = home / "jupyter_server_config.json"
     config_path.write_text(json.dumps(traits))
     environment = {
@@ -234,6 +246,7 @@ def start_server(
         "JUPYTER_NO_CONFIG": "1",
         "JUPYTER_DATA_DIR": str(home / "data"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
         "TMPDIR": str(home / "tmp"),
         "PYTHONPATH": PYTHONPATH,
         "PYTHONUNBUFFERED": "1",
