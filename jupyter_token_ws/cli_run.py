@@ -139,7 +139,7 @@ class Running:
             server.kernel(arguments.kernel, id=arguments.kernel_id, on_input=on_input) as kernel,
         ):
             self._kernel = kernel
-            cell = kernel.execute(code)
+            cell = kernel.execute(code, keep_outputs=False)
             async for message in cell:
                 show(message)
             # Where the reader stopped for the result's sake, what it says is what counts.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from jupyter_token_ws.protocol.reasons import Advice
 from .errors import AuthError, ClientError
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 KEEPER_REST = 1.0
 """Seconds between two looks at least at whether a credential is to be renewed."""
@@ -251,7 +254,10 @@ class Authenticator:
         while (left := self.refresh_in()) is not None:
             await asyncio.sleep(max(left, KEEPER_REST))
             if self._due():
-                await self._keep_fresh(self._clock())
+                try:
+                    await self._keep_fresh(self._clock())
+                except Exception as error:  # noqa: BLE001 - a plugin's; who asks for the credential is told
+                    _logger.warning("A credential was not renewed ahead: %s", type(error).__name__)
 
     def _served(self) -> tuple[AuthPlugin[Any], Context]:
         if self._serving is None:

@@ -119,6 +119,7 @@ class Execution:
         on_input: OnInput | None,
         max_output: int,
         max_waiting: int,
+        keep_outputs: bool = True,
     ) -> None:
         self.id = request.id
         self.sent = False
@@ -127,7 +128,7 @@ class Execution:
         """Whether the kernel was heard about it."""
         self._owner = owner
         self._on_input = on_input
-        self._outputs = Outputs(max_output)
+        self._outputs = Outputs(max_output) if keep_outputs else None
         self._too_large: TooLargeError | None = None
         self._reply: Mapping[str, Any] | None = None
         self._error: Mapping[str, Any] | None = None
@@ -194,9 +195,8 @@ class Execution:
                 name: reply.get(name) for name in ("ename", "evalue", "traceback")
             }
         count = reply.get("execution_count")
-        return Result(
-            status, self._outputs.all(), count if isinstance(count, int) else None, error, reply
-        )
+        outputs = [] if self._outputs is None else self._outputs.all()
+        return Result(status, outputs, count if isinstance(count, int) else None, error, reply)
 
     # -- for the kernel ----------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class Execution:
         if message.type == "error":
             content = message.content
             self._error = {name: content.get(name) for name in ("ename", "evalue", "traceback")}
-        if self._too_large is None:
+        if self._outputs is not None and self._too_large is None:
             try:
                 self._outputs.feed(message)
             except TooLargeError as error:

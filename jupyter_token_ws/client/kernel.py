@@ -38,6 +38,16 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ASK_INTERVAL = 2.0
 """Seconds after which a kernel that was started anew is asked again: it may have been too early."""
 
+MEET_AFTER = 0.1
+"""Seconds that a running kernel has for a first cell before it is asked what it is."""
+
+
+STATES = frozenset({"starting", "idle", "busy", "restarting", "dead"})
+"""What a kernel, or its server, says of it (messaging protocol, "Kernel status"); all else is passed over."""
+
+CLEAN_UP = 5.0
+"""Seconds for which who is cancelled waits for a kernel that is being started, to shut it down again."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -136,6 +146,7 @@ class Kernel:
         allow_stdin: bool | None = None,
         on_input: OnInput | None = None,
         timeout: float | None = None,
+        keep_outputs: bool = True,
     ) -> Execution:
         """Send a cell. ``await`` what is returned for its result, or iterate over its messages.
 
@@ -147,6 +158,8 @@ class Kernel:
             allow_stdin: whether the cell may ask questions; by default where there is somebody to answer.
             on_input: answers questions, in place of the kernel's own.
             timeout: seconds after which it is interrupted.
+            keep_outputs: put its outputs together for the result. Who reads the messages of a cell that
+                shows more than ``max_output`` does without.
 
         Raises ``TooLargeError`` where too much waits to be sent, ``KernelGoneError``, and the error with
         which the connection ended.
@@ -170,6 +183,7 @@ class Kernel:
             on_input=answers,
             max_output=self._limits.max_output,
             max_waiting=self._limits.max_waiting,
+            keep_outputs=keep_outputs,
         )
         self._submit(request, execution)
         if timeout is not None:
@@ -271,7 +285,9 @@ class Kernel:
             await self._answers(timeout)
 
     async def _meet(self) -> None:
-        """Ask what it is, beside what it is busy with."""
+        """Ask what it is, beside what it is busy with. A first cell that is sent at once need not share
+        the kernel with that question: it took a quarter longer."""
+        await asyncio.sleep(MEET_AFTER)
         with suppress(ClientError):
             asked = self._ask("kernel_info_request", {}, channel="control")
             try:
@@ -445,6 +461,8 @@ class Kernel:
         return [self._pending[each] for each in asked.before if each in self._pending]
 
     def _on_state(self, state: str) -> None:
+        if state not in STATES:
+            return
         self.state = state
         if state == "restarting":
             self.restarts += 1
@@ -583,7 +601,7 @@ class Opening:
                 await self._close(kernel)
 
     async def _open(self) -> Kernel:
-        kernel_id = self._id if self._id is not None else await self._start()
+        kernel_id = self._id if self._id is not None else await self._started()
         kernel = Kernel(self._host, kernel_id, **self._options)
         try:
             await kernel.open(self._timeout if self._own else None)
@@ -592,6 +610,20 @@ class Opening:
                 await self._close(kernel)
             raise
         return kernel
+
+    async def _started(self) -> str:
+        """``_start``; who is cancelled meanwhile leaves no kernel behind."""
+        starting = asyncio.ensure_future(self._start())
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait({starting}, timeout=CLEAN_UP)
+            if starting.cancel() or starting.cancelled() or starting.exception() is not None:
+                raise
+            kernel = Kernel(self._host, starting.result())
+            with suppress(ClientError, asyncio.TimeoutError):
+                await asyncio.wait_for(kernel.shutdown(), CLEAN_UP)
+            raise
 
     async def _start(self) -> str:
         """Have the server start one. Raises ``KernelError`` where what it answers is none."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
+from urllib.parse import quote
 from uuid import uuid4
 
 from jupyter_token_ws.protocol.auth import Response
@@ -92,7 +93,7 @@ class Link:
     ) -> None:
         self.session = uuid4().hex
         self._host = host
-        self._path = f"api/kernels/{kernel_id}/channels?session_id={self.session}"
+        self._path = f"api/kernels/{quote(kernel_id, safe='')}/channels?session_id={self.session}"
         self._on_message, self._on_back, self._on_end = on_message, on_back, on_end
         self._max_message, self._max_unsent = max_message, max_unsent
         self._reconnect_timeout = reconnect_timeout

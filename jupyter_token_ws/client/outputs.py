@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jupyter_token_ws.protocol.kernel_messages import KernelMessage
 
 from .errors import TooLargeError
+
+
+class _Update(NamedTuple):
+    content: Mapping[str, Any]
+    size: int
+    after: int  # so many outputs
 
 
 class Outputs:
@@ -24,7 +30,8 @@ class Outputs:
         self._limit = limit
         self._outputs: list[dict[str, Any]] = []
         self._texts: list[list[str] | None] = []  # of streams, until somebody asks
-        self._displays: dict[str, list[dict[str, Any]]] = {}
+        self._displays: dict[str, list[int]] = {}  # by id, which outputs they are
+        self._updates: dict[str, _Update] = {}  # the last of each id, until somebody asks
         self._size = 0
         self._clear_next = False
 
@@ -38,10 +45,7 @@ class Outputs:
                 self._clear()
             return
         if kind == "update_display_data":
-            for shown in self._displays.get(_display_id(content), ()):
-                shown["data"] = content.get("data", {})
-                shown["metadata"] = content.get("metadata", {})
-            self._count(message.size)
+            self._update(_display_id(content), content, message.size)
             return
         if kind not in ("stream", "display_data", "execute_result", "error"):
             return
@@ -61,7 +65,7 @@ class Outputs:
             output["data"] = content.get("data", {})
             output["metadata"] = content.get("metadata", {})
             if display_id := _display_id(content):
-                self._displays.setdefault(display_id, []).append(output)
+                self._displays.setdefault(display_id, []).append(len(self._outputs))
         self._outputs.append(output)
         self._texts.append(None)
 
@@ -71,7 +75,20 @@ class Outputs:
             if texts is not None:
                 texts[:] = ["".join(texts)]
                 output["text"] = texts[0]
+        for display_id, update in self._updates.items():
+            for index in self._displays[display_id]:
+                if index < update.after:
+                    self._outputs[index]["data"] = update.content.get("data", {})
+                    self._outputs[index]["metadata"] = update.content.get("metadata", {})
         return self._outputs
+
+    def _update(self, display_id: str, content: Mapping[str, Any], size: int) -> None:
+        """What is shown under an id becomes this. A bar may move a million times: the last is kept."""
+        if display_id not in self._displays:
+            return  # of another cell
+        before = self._updates.get(display_id)
+        self._updates[display_id] = _Update(content, size, len(self._outputs))
+        self._count(size - (0 if before is None else before.size))
 
     def _stream(self, name: str, text: str) -> None:
         last = self._texts[-1] if self._texts else None
@@ -82,7 +99,7 @@ class Outputs:
         self._texts.append([text])
 
     def _clear(self) -> None:
-        self._outputs, self._texts, self._displays = [], [], {}
+        self._outputs, self._texts, self._displays, self._updates = [], [], {}, {}
         self._size = 0
         self._clear_next = False
 

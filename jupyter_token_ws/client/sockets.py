@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DONE = frozenset({1000, 1001, 1005})
 """Codes by which the other side says that it is done (RFC 6455 section 7.4.1; 1005: without any)."""
 
+_MAY_SAY = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+
 _FAILED = frozenset({1002, 1007, 1009})
 
 
@@ -79,7 +81,9 @@ class Socket(ABC):
 
     @abstractmethod
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close; what was sent goes first. Closing again changes nothing."""
+        """Close; what was sent goes first. Closing again changes nothing.
+
+        Raises ``ValueError`` for a code that no close frame may carry (RFC 6455 section 7.4)."""
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         while True:
@@ -102,6 +106,12 @@ class Socket(ABC):
         error = SocketClosedError(f"the websocket is closed: {code} {text}".rstrip(), code, text)
         error.generation = self.generation
         return error
+
+
+def check_code(code: int) -> None:
+    """Raises ``ValueError`` for what is no code of a close frame."""
+    if code not in _MAY_SAY and not 3000 <= code <= 4999:
+        raise ValueError(f"no close frame may carry {code}: 1000 says that all is done")
 
 
 class PlainSocket(Socket):
@@ -145,7 +155,8 @@ class PlainSocket(Socket):
             raise self._over() from None
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close, and wait until the other side has too, or five seconds."""
+        """Close, and wait until the other side has too, or five seconds. See ``Socket``."""
+        check_code(code)
         self._stop()
         try:
             # Of a reason that is too long the beginning is told, as by a tunnel.

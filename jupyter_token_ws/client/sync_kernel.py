@@ -151,6 +151,7 @@ class Kernel:
         allow_stdin: bool | None = None,
         on_input: OnInput | None = None,
         timeout: float | None = None,
+        keep_outputs: bool = True,
     ) -> Execution:
         """``client.Kernel.execute``; ``result()`` of what is returned waits."""
 
@@ -163,6 +164,7 @@ class Kernel:
                 allow_stdin=allow_stdin,
                 on_input=on_input,
                 timeout=timeout,
+                keep_outputs=keep_outputs,
             )
 
         return Execution(self._loop, call(self._loop, execute))

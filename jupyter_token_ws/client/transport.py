@@ -7,6 +7,7 @@ the callers to decide.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
@@ -112,6 +113,7 @@ class Transport:
         self._make_context = context_maker(tls)
         self._context: ssl.SSLContext | None = None
         self._client: httpx.AsyncClient | None = None
+        self._closed = False
         self._making = asyncio.Lock()
 
     async def request(
@@ -257,12 +259,15 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the HTTP connections; websockets are their owners'."""
+        self._closed = True
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
 
     async def _http(self) -> httpx.AsyncClient:
-        verify = await self.context() if self.secure else False
+        verify = await self.context() if self.secure else _no_tls()
+        if self._closed:
+            raise ClientError(f"the connections to {self.place} were closed")
         if self._client is None:
             options: dict[str, Any] = {}
             if self.unix_socket is not None:
@@ -370,6 +375,12 @@ class _Connect(_connect):
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
+
+
+@functools.cache
+def _no_tls() -> ssl.SSLContext:
+    """For transports that encrypt nothing, where httpx wants one all the same. It trusts nobody."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 _LIMITS = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=30.0)

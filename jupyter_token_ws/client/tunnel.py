@@ -60,7 +60,7 @@ from .errors import (
     TunnelEndedError,
     UnsupportedError,
 )
-from .sockets import Socket
+from .sockets import Socket, check_code
 from .transport import Transport
 
 MAX_MESSAGE = 128 * 1024 * 1024
@@ -190,6 +190,7 @@ class TunnelSocket(Socket):
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """See ``Socket``. Waits for the other side's close, for so long as ``CLOSE_TIMEOUT`` says."""
+        check_code(code)
         if self.close_code is None:
             self._machine.close(self._number, code, reason)
             self._life.wake()
@@ -436,6 +437,9 @@ class _Life:
             self._closed = TunnelClosed(ended.code, ended.reason)
         except ClientError as ended:
             error = ended
+        except Exception as unexpected:  # noqa: BLE001 - nobody waits for this task: the sockets are told
+            error = ClientError(f"the tunnel failed: {unexpected!r}")
+            error.__cause__ = unexpected
         finally:
             if self._ack_timer is not None:
                 self._ack_timer.cancel()

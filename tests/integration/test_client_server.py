@@ -258,6 +258,10 @@ from jupyter_token_ws.client.errors import RefusedError
 from jupyter_token_ws.protocol.reasons import Advice
 
 
+async def answer(prompt: str, password: bool) -> str:
+    return "yes"
+
+
 async def main() -> None:
     async with connect("http://localhost:8888/", auth="t", carrier="auto") as server:
         async with await server.websocket("api/events/subscribe", ["a"]) as socket:
@@ -266,6 +270,15 @@ async def main() -> None:
                 told: str | bytes = message
             code: int | None = socket.close_code
             advice: Advice | None = socket.advice
+        async with server.kernel("python3", on_input=answer) as kernel:
+            cell = kernel.execute("1 + 1", timeout=60)
+            async for part in cell:
+                kind: str = part.type
+            result = await cell
+            printed: str = result.stdout
+            value: str | None = result.raise_for_status().text
+            await kernel.interrupt()
+            kernel.open_comm("target").send({"a": 1}, [b"b"])
     server = await connect("http://localhost:8888/")
     status: int = (await server.request("GET", "api", timeout=3)).status
     await server.aclose()
@@ -275,6 +288,10 @@ def script() -> None:
     with sync.connect("http://localhost:8888/", auth="t", keepalive=3.0) as server:
         for message in server.websocket("a"):
             told: str | bytes = message
+        with server.kernel(id="k", on_input=lambda prompt, password: "yes") as kernel:
+            printed: str = kernel.execute("1 + 1").result().stdout
+            for part in kernel.execute("1 + 1"):
+                kind: str = part.type
 """
 WRONG = {
     'connect("http://localhost/", carrier="pigeon")': "arg-type",
@@ -282,6 +299,8 @@ WRONG = {
     'connect("http://localhost/", unknown=1)': "call-arg",
     'sync.connect("http://localhost/", keepalive="x")': "arg-type",
     'sync.connect("http://localhost/", unknown=1)': "call-arg",
+    'sync.connect("http://localhost/").kernel(unknown=1)': "call-arg",
+    'sync.connect("http://localhost/").kernel("a").__enter__().execute(1)': "arg-type",
 }
 
 

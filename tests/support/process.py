@@ -47,8 +47,9 @@ c.IPKernelApp.exec_lines = [
     "lambda: setattr(get_ipython().kernel.iopub_thread.socket, 'sndhwm', 0))"
 ]
 """
-"""For IPython kernels: however busy the machine is, they drop nothing themselves. Where ZMQ's thread in the
-kernel gets no turn while it prints, 500 messages are enough to be dropped, before any server could hear them."""
+"""For IPython kernels: however busy the machine is, they drop nothing themselves. Where ZMQ's thread in a
+kernel gets no turn while it prints, 500 messages are enough to be dropped, and no server could have heard
+them."""
 
 
 @dataclass

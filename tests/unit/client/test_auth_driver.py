@@ -277,6 +277,27 @@ async def test_renewal_while_nothing_is_asked(monkeypatch: pytest.MonkeyPatch):
     assert KEEPER_REST > 0
 
 
+async def test_a_plugin_that_fails_is_asked_again_and_its_secrets_stay_out_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("jupyter_token_ws.client.auth.KEEPER_REST", 0.0)
+    counter = Counter(left=0.0)
+    auth, _, _ = made(counter)
+    await auth.grant()
+    failed = 0
+
+    def keep_fresh(context: Any, now: float) -> Any:
+        nonlocal failed
+        failed += 1
+        raise ValueError("s3cret")
+
+    monkeypatch.setattr(counter, "keep_fresh", keep_fresh)
+    await auntil(lambda: failed > 1)
+    assert "not renewed ahead: ValueError" in caplog.text
+    assert "s3cret" not in caplog.text
+    await auth.aclose()
+
+
 async def test_at_the_end_the_plugin_cleans_up_and_nothing_goes_on():
     counter = Counter(left=3600.0)
     auth, peer, _ = made(counter)

@@ -42,6 +42,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("jupyter_token_ws.client.link.Backoff", Quick)
     monkeypatch.setattr(execution_module, "GRACE", 0.05)
     monkeypatch.setattr(kernel_module, "ASK_INTERVAL", 0.05)
+    monkeypatch.setattr(kernel_module, "MEET_AFTER", 0)
 
 
 @asynccontextmanager
@@ -222,6 +223,20 @@ async def test_outputs_are_bounded():
         socket.done(request)
         with pytest.raises(TooLargeError, match="more than 2000 bytes"):
             await wait(cell)
+
+
+async def test_outputs_that_are_read_and_not_kept():
+    async with running(limits=Limits(max_output=1000)) as (kernel, _, socket):
+        cell = kernel.execute("x", keep_outputs=False)
+        request = await socket.heard("execute_request")
+        for number in range(100):
+            socket.say("stream", request, name="stdout", text=f"{number} ".ljust(100))
+        socket.say("error", request, ename="E", evalue="v", traceback=[])
+        socket.done(request, status="error")
+        printed = [m.content["text"].strip() async for m in cell if m.type == "stream"]
+        assert printed == [str(number) for number in range(100)]
+        result = await wait(cell)
+        assert (result.outputs, result.error["ename"]) == ([], "E")
 
 
 async def test_messages_that_nobody_reads_are_bounded_and_the_result_is_there():
@@ -434,6 +449,68 @@ async def test_one_that_runs_and_is_busy_is_not_waited_for():
         socket.done(await socket.heard("execute_request"))
         assert (await wait(cell)).status == "ok"
     assert kernel.info == {}
+
+
+async def test_a_state_that_is_none():
+    async with running() as (kernel, _, socket):
+        socket.status(None, "busy")
+        await auntil(lambda: kernel.state == "busy")
+        socket.status(None, "\x1b]0;owned")
+        marker = kernel.execute("x")  # whose answer comes after it
+        socket.reply(await socket.heard("execute_request"))
+        await auntil(lambda: marker.replied)
+        assert kernel.state == "busy"
+
+
+async def test_an_id_that_leads_elsewhere():
+    host = MemoryHost()
+    async with open_kernel(host, id="../../x?y#z"):
+        assert host.paths[0].startswith("api/kernels/..%2F..%2Fx%3Fy%23z/channels?session_id=")
+
+
+class SlowHost(MemoryHost):
+    """Takes its time to start a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def request(self, method, path, **more):
+        if method == "POST":
+            self.asked.set()
+            await self.go.wait()
+        return await super().request(method, path, **more)
+
+
+@pytest.mark.parametrize("status", [201, 500])
+async def test_who_is_cancelled_leaves_no_kernel_behind(status):
+    host = SlowHost()
+    host.answers["POST api/kernels"] = Response(status, body=kernel_model(ID).body)
+    opening = asyncio.ensure_future(_opened(open_kernel(host)))
+    await host.asked.wait()
+    opening.cancel()
+    await asyncio.sleep(0)
+    host.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await wait(opening)
+    deleted = [path for method, path, _ in host.requests if method == "DELETE"]
+    assert deleted == ([f"api/kernels/{ID}"] if status == 201 else [])
+    assert host.paths == []
+
+
+async def test_who_is_cancelled_waits_for_no_server_that_hangs(monkeypatch):
+    monkeypatch.setattr(kernel_module, "CLEAN_UP", 0.05)
+    host = SlowHost()
+    opening = asyncio.ensure_future(_opened(open_kernel(host)))
+    await host.asked.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait(opening)
+    assert host.requests == []
+
+
+async def _opened(opening):
+    return await opening
 
 
 async def test_there_is_no_such_kernel():

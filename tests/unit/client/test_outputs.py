@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jupyter_token_ws.client.errors import TooLargeError
 from jupyter_token_ws.client.outputs import Outputs
@@ -62,6 +64,42 @@ def test_what_is_shown_may_change():
         "data": {"text/plain": "new"},
         "metadata": {"m": 1},
     }
+
+
+def eagerly(messages):
+    """What all texts would be if each update were made at once."""
+    displays: list[list[str | None]] = []
+    for kind, content in messages:
+        text, transient = content["data"]["text/plain"], content["transient"].get("display_id")
+        if kind == "display_data":
+            displays.append([transient, text])
+        else:
+            displays = [[i, text] if i == transient else [i, t] for i, t in displays]
+    return [text for _, text in displays]
+
+
+@given(
+    st.lists(
+        st.builds(
+            shown,
+            st.integers(0, 99).map(str),
+            st.sampled_from("12"),
+            st.sampled_from(["display_data", "update_display_data"]),
+        )
+    )
+)
+def test_only_what_was_shown_before_changes(messages):
+    assert texts(outputs_of(*messages, limit=10**6)) == eagerly(messages)
+
+
+def test_a_bar_may_move_as_often_as_it_likes():
+    moves = [shown(str(number), "1", "update_display_data") for number in range(1000)]
+    assert texts(outputs_of(shown("a", "1"), *moves, limit=250)) == ["999"]
+
+
+def test_updates_of_other_cells_are_not_kept():
+    moves = [shown("x", str(number), "update_display_data") for number in range(1000)]
+    assert texts(outputs_of(shown("a", "a"), *moves, limit=250)) == ["a"]
 
 
 def test_what_is_shown_may_be_cleared():

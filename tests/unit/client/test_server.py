@@ -624,6 +624,10 @@ async def test_what_a_plain_socket_cannot_do():
         assert (socket.advice, socket.reason, socket.retry_after) == (None, None, None)
         with pytest.raises(UnsupportedError):
             await socket.send_eof()
+        for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000):
+            with pytest.raises(ValueError, match=f"carry {code}:"):
+                await socket.close(code)
+        await socket.send("still open")
         await socket.close(3000, "bye")
         await socket.close()
         assert (socket.close_code, socket.reason) == (3000, "bye")

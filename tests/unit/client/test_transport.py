@@ -70,6 +70,15 @@ async def test_a_connection_is_used_again():
     assert talker.connections == 1
 
 
+async def test_nothing_is_sent_after_the_end():
+    async with talking(saying(answer())) as talker, transport_to(talker.port) as transport:
+        await transport.aclose()
+        with pytest.raises(ClientError, match="were closed"):
+            await transport.request(Request("GET", url(talker)))
+        await transport.aclose()
+    assert talker.connections == 0
+
+
 async def test_a_redirect_is_an_answer():
     said = answer(b"", "302 Found", "Location: http://127.0.0.1:1/elsewhere")
     async with talking(saying(said)) as talker, transport_to(talker.port) as transport:

@@ -577,6 +577,28 @@ async def test_what_is_sent_fails_for_good(error):
         assert (raised.value.__cause__, raised.value.advice) == (error, error.advice)
 
 
+async def test_a_fault_in_who_sends_is_told_to_the_sockets():
+    net, fault = Net(), ZeroDivisionError("of a plugin")
+    async with opened(net) as tunnel:
+        socket = await tunnel.open("echo")
+        net.sending = [fault]
+        await socket.send("a")
+        with pytest.raises(TunnelEndedError, match="of a plugin") as raised:
+            await socket.recv()
+        cause = raised.value.__cause__
+        assert cause is not None
+        assert cause.__cause__ is fault
+
+
+async def test_a_code_that_is_none():
+    async with opened(Net()) as tunnel:
+        socket = await tunnel.open("echo")
+        with pytest.raises(ValueError, match="carry 1005"):
+            await socket.close(1005)
+        await socket.send("a")
+        assert await socket.recv() == "a"
+
+
 # -- the end -----------------------------------------------------------------------------------------
 
 
