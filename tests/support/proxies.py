@@ -1,5 +1,5 @@
 """Other proxies than nginx in front of a server, each with the settings that it comes with: haproxy as Debian
-sets it up, caddy. Ports, configuration and log are of one test.
+sets it up, but without its delay of event streams; caddy. Ports, configuration and log are of one test.
 
     with haproxy(tmp_path, server.port) as url:
         ...  # ends with a slash
@@ -25,6 +25,7 @@ CADDY = ("caddy", "caddy")
 _HAPROXY = """\
 defaults
   mode http
+  {delay}
   timeout connect 5000
   timeout client  50000
   timeout server  50000
@@ -49,11 +50,16 @@ http://127.0.0.1:{port} {{
 
 
 @contextmanager
-def haproxy(tmp_path: Path, upstream: int, *, more: str = "", bind: str = "") -> Iterator[str]:
+def haproxy(
+    tmp_path: Path, upstream: int, *, more: str = "", bind: str = "", delay: bool = False
+) -> Iterator[str]:
     """Run haproxy before the server on port ``upstream`` for the length of a block: its URL. ``more`` is
-    another line of its backend, ``bind`` more of how it listens: ``ssl crt FILE``."""
+    another line of its backend, ``bind`` more of how it listens: ``ssl crt FILE``; ``delay`` leaves it the
+    one that it has by default."""
     path, port = tmp_path / "haproxy.cfg", free_port()
-    path.write_text(_HAPROXY.format(port=port, upstream=upstream, more=more, bind=bind))
+    option = "" if delay else "option http-no-delay"
+    settings = {"port": port, "upstream": upstream, "more": more, "bind": bind, "delay": option}
+    path.write_text(_HAPROXY.format(**settings))
     with _running([requires(*HAPROXY), "-db", "-f", str(path)], port, tmp_path / "haproxy.txt"):
         yield f"{'https' if bind.startswith('ssl') else 'http'}://127.0.0.1:{port}/"
 

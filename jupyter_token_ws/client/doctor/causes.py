@@ -157,6 +157,10 @@ def _table() -> dict[str, Cause]:
             " text/event-stream, at {base}api/token-ws/tunnel; Apache flushpackets=on; Caddy flush_interval"
             " -1",
         ),
+        "held_briefly": Cause(
+            "a proxy keeps each piece of the answer for a moment, in case more comes",
+            "haproxy: option http-no-delay, in defaults or backend",
+        ),
         "body_limit": Cause(
             "a proxy refuses bodies of this size",
             "nginx client_max_body_size 1m; haproxy tune.bufsize where a rule reads bodies; the same for"
