@@ -305,6 +305,8 @@ class Server:
             grant = await auth.grant()
             await self._follow(grant.base_url)
             response = await attempt(grant)
+            if response.status == 101:
+                return response  # at once: who is cancelled from here on would leave a socket open
             if not await auth.judge(grant, response) or tries == MAX_TRIES:
                 return response
             tries += 1

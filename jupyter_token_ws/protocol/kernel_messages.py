@@ -21,6 +21,9 @@ from .subprotocols import KERNEL
 PROTOCOL_VERSION = "5.4"
 """Of Jupyter messaging, as our headers name it."""
 
+MAX_PARTS = 1 << 18
+"""Of a message. Nobody sends so many buffers, and lists of empty ones take a multiple of their bytes."""
+
 _PARTS = ("header", "parent_header", "metadata", "content")
 
 
@@ -40,14 +43,14 @@ def split_v1(data: bytes | str) -> tuple[str, list[bytes]]:
     apart is never more than what came.
 
     Raises:
-        WireError: it is not of this format.
+        WireError: it is not of this format, or has more than ``MAX_PARTS``.
     """
     if isinstance(data, str):
         raise WireError("text instead of binary")
     try:
         (count,) = unpack_from("<Q", data)
         # A channel and at least four parts have seven ends; each takes eight bytes.
-        if not 6 <= count <= len(data) // 8:
+        if not 6 <= count <= min(len(data) // 8, MAX_PARTS):
             raise WireError(f"{count} offsets in {len(data)} bytes")
         offsets = unpack_from(f"<{count}Q", data, 8)
     except error as short:
@@ -77,11 +80,11 @@ def split_legacy(data: bytes) -> list[bytes]:
     Numbers have 4 bytes, big-endian; offsets count from the beginning of the message.
 
     Raises:
-        WireError: it is not of this format.
+        WireError: it is not of this format, or has more than ``MAX_PARTS``.
     """
     try:
         (count,) = unpack_from("!I", data)
-        if not 1 <= count <= len(data) // 4:
+        if not 1 <= count <= min(len(data) // 4, MAX_PARTS):
             raise WireError(f"{count} offsets in {len(data)} bytes")
         offsets = [*unpack_from(f"!{count}I", data, 4), len(data)]
     except error as short:

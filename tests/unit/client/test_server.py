@@ -563,6 +563,24 @@ async def test_without_a_credential():
         assert "Authorization" not in request.headers
 
 
+class Curious(NoAuth):
+    """Wants to see every answer."""
+
+    def concerns(self, response: Any) -> bool:
+        assert response.status != 101
+        return True
+
+
+async def test_a_socket_that_is_open_is_handed_over_at_once():
+    async with (
+        odd_server() as odd,
+        opened(odd.url, auth=Curious()) as server,
+        await server.websocket("own") as socket,
+    ):
+        await socket.send("a")
+        assert await socket.recv() == "a"
+
+
 # -- plain sockets -----------------------------------------------------------------------------------
 
 

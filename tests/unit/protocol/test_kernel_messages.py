@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_token_ws.protocol.kernel_messages import (
+    MAX_PARTS,
     KernelMessage,
     WireError,
     decode,
@@ -158,3 +159,12 @@ def test_buffers_are_split_where_they_were_joined():
     assert split_legacy(b"".join(join_legacy(b"{}", [b"", b"ab"]))) == [b"{}", b"", b"ab"]
     parts = [b"{}"] * 4 + [b"", b"ab"]
     assert split_v1(b"".join(join_v1("iopub", parts))) == ("iopub", parts)
+
+
+@pytest.mark.parametrize(("subprotocol", "number"), [(KERNEL, "<Q"), (None, "!I")])
+@pytest.mark.parametrize(("count", "said"), [(MAX_PARTS + 1, "offsets in"), (MAX_PARTS, "no JSON")])
+def test_more_parts_than_anybody_sends(subprotocol, number, count, said):
+    """They are empty, and their list takes a multiple of the message."""
+    first = struct.calcsize(number) * (count + 1)
+    with pytest.raises(WireError, match=said):
+        decode(struct.pack(number, count) + struct.pack(number, first) * count, subprotocol)
