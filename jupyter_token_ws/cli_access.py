@@ -50,8 +50,11 @@ class Access:
     timeout: float = DEFAULT_TIMEOUT
 
 
-def add_access(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a command's parser; ``read_access`` reads them."""
+def add_access(
+    parser: argparse.ArgumentParser, limited: str = "a connection", timeout: float = DEFAULT_TIMEOUT
+) -> None:
+    """Add the options to a command's parser; ``read_access`` reads them. ``limited`` is what may take
+    ``timeout`` seconds."""
     given = parser.add_argument_group("signing in").add_mutually_exclusive_group()
     given.add_argument(
         "--token-env", metavar="NAME", help="the token or ticket is in this environment variable"
@@ -98,9 +101,9 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--timeout",
         type=positive,
-        default=DEFAULT_TIMEOUT,
+        default=timeout,
         metavar="SECONDS",
-        help="how long a connection may take (default: 30)",
+        help=f"how long {limited} may take (default: {timeout:g})",
     )
 
 
