@@ -13,7 +13,7 @@ from tests.support.door import EVENTS
 from tests.support.knock import knock, refused
 from tests.support.observing import Page
 from tests.support.pages import save
-from tests.support.waiting import until
+from tests.support.waiting import until, whole_lines
 
 LOGIN = "api/token-ws/login"
 WRONG = "not-a-token-of-anybody"
@@ -33,8 +33,7 @@ async def test_a_ticket_from_its_issue_to_its_revocation(start: Start, tmp_path:
         return answer.json() if answer.body else None
 
     def told(name: str) -> list[dict[str, Any]]:
-        lines = path.read_text().splitlines() if path.exists() else []
-        events = [json.loads(line) for line in lines]
+        events = [json.loads(line) for line in whole_lines(path)]
         wanted = f"https://events.jupyter.org/jupyter_token_ws/{name}/v1"
         return [event for event in events if event["__schema__"] == wanted]
 

@@ -20,7 +20,7 @@ from jupyter_token_ws.tunnel.virtual import StreamConnection, StreamProtocol, Vi
 from tests.support.extensions import TOKEN, Peer, Place, serving
 from tests.support.far_peer import FarPeer
 from tests.support.knock import Knock, knock
-from tests.support.waiting import auntil
+from tests.support.waiting import auntil, whole_lines
 
 PACKAGES = (
     "terminado",
@@ -102,9 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def _touched(place: Place, carrier: str) -> set[tuple[str, str]]:
-    file = place.record.parent / "touched.jsonl"
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    read = [json.loads(line) for line in lines]
+    read = [json.loads(line) for line in whole_lines(place.record.parent / "touched.jsonl")]
     return {(package, name) for by, package, name in read if by == carrier}
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.plugins.programs import requires
 from tests.support.process import free_port, run
-from tests.support.waiting import until
+from tests.support.waiting import until, whole_lines
 
 PROGRAM = ("nginx", "nginx")
 """The program and the Debian package that has it, for the marker ``requires``."""
@@ -101,7 +101,7 @@ class Proxy:
     def requests(self) -> list[Request]:
         """The access log so far."""
         found = []
-        for line in (self.prefix / "access.log").read_text("utf-8").splitlines():
+        for line in whole_lines(self.prefix / "access.log"):
             said = json.loads(line)
             begun = said["at"] - said["took"]
             websocket = said["upgrade"].lower() == "websocket"

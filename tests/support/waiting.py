@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 DEADLINE = 60.0
@@ -38,3 +39,8 @@ async def auntil(condition: Callable[[], T], what: str = "", deadline: float = D
             raise AssertionError(f"not within {deadline:g} s: {what or condition!r}")
         await asyncio.sleep(_STEP)
     return answer
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that another process writes; one that is being written is not there yet."""
+    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
