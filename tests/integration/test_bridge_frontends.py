@@ -122,7 +122,7 @@ async def test_client_by_zmq_beside_websockets(start: Start):
     try:
         await beside.wait_for_ready(TIMEOUT)
         async with kernel.client("a") as ann, kernel.client("b", v1=False) as bob:
-            sent = beside.execute("print('beside')")
+            sent = beside.execute("print('beside\\n', end='')")  # in one message
             # Before that those to the questions of `wait_for_ready`, however many it asked.
             reply = await beside.get_shell_msg(TIMEOUT)
             while reply["header"]["msg_type"] == "kernel_info_reply":

@@ -51,8 +51,9 @@ class Counting:
         self.served = served
         self.told = tmp_path / "go on"
         self.code = (
-            "for n in range(50): print(n, flush=True)\n"
-            f"{once(self.told, 'for n in range(50, 100): print(n, flush=True)')}"
+            "def say(n): print(f'{n}\\n', end='', flush=True)  # all of it in one message\n"
+            "for n in range(50): say(n)\n"
+            f"{once(self.told, 'for n in range(50, 100): say(n)')}"
         )
         self.wanted = "".join(f"{n}\n" for n in range(100))
 

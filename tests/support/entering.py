@@ -45,7 +45,7 @@ async def run_cell(server: str, token: str, code: str) -> str:
         assert (client.status, client.subprotocol) == (101, KERNEL)
         asked = execute(code)
         await client.send(asked.frame(KERNEL))
-        while not (printed and done):
+        while not (printed.endswith("\n") and done):
             frame = await client.receive()
             assert frame is not None, (client.code, client.reason)
             message = read(frame)
