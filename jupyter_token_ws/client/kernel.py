@@ -223,7 +223,8 @@ class Kernel:
         await self._rest("POST", "/interrupt")
 
     async def restart(self, timeout: float = 60.0) -> None:
-        """Start it anew, and wait until it answers. What runs ends with ``KernelError``.
+        """Start it anew, and wait until it answers. What runs ends with ``KernelError``, or, as servers
+        interrupt first, with ``KeyboardInterrupt``.
 
         Args:
             timeout: seconds.

@@ -46,11 +46,10 @@ c.IPKernelApp.exec_lines = [
     "get_ipython().kernel.iopub_thread.schedule("
     "lambda: setattr(get_ipython().kernel.iopub_thread.socket, 'sndhwm', 0))"
 ]
-c.HistoryManager.hist_file = ":memory:"
 """
 """For IPython kernels: however busy the machine is, they drop nothing themselves. Where ZMQ's thread in a
 kernel gets no turn while it prints, 500 messages are enough to be dropped, and no server could have heard
-them. Nor do they wait for a disk."""
+them."""
 
 
 @dataclass
