@@ -50,11 +50,8 @@ class Access:
     timeout: float = DEFAULT_TIMEOUT
 
 
-def add_access(
-    parser: argparse.ArgumentParser, limited: str = "a connection", timeout: float = DEFAULT_TIMEOUT
-) -> None:
-    """Add the options to a command's parser; ``read_access`` reads them. ``limited`` is what may take
-    ``timeout`` seconds."""
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a command's parser; ``read_access`` reads them."""
     given = parser.add_argument_group("signing in").add_mutually_exclusive_group()
     given.add_argument(
         "--token-env", metavar="NAME", help="the token or ticket is in this environment variable"
@@ -101,9 +98,9 @@ def add_access(
     way.add_argument(
         "--timeout",
         type=positive,
-        default=timeout,
+        default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
-        help=f"how long {limited} may take (default: {timeout:g})",
+        help="how long a connection may take (default: 30)",
     )
 
 

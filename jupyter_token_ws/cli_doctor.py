@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECK",
         help="leave this check out; may be given several times",
     )
-    add_access(parser, "all checks together", DEADLINE)
+    add_access(parser)
 
 
 def _idle(text: str) -> float:
@@ -113,7 +113,7 @@ async def _examine(arguments: argparse.Namespace, access: Access, progress: Prog
         tls=access.tls,
         unix_socket=access.unix_socket,
         plain_http=access.plain_http,
-        options=Options(idle=arguments.idle, deadline=arguments.timeout + longer),
+        options=Options(idle=arguments.idle, deadline=DEADLINE + longer),
         only=arguments.only,
         skip=[*arguments.skip, *_OTHERS.get(access.carrier, ())],
         progress=progress,

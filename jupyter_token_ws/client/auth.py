@@ -228,16 +228,10 @@ class Authenticator:
             context = await drive(plugin.initialize(self.endpoint, self._clock()), self._exchange)
             if not isinstance(context, Ignore):
                 return plugin, context
-        names = [plugin.name for plugin in self._plugins]
-        why = "Are the variables or files set from which they take it?"
-        if "ticket" in names and "login" not in (self.endpoint.capabilities or {}):
-            why = (
-                "This server has no login, which ticket needs: token, cookie and hub do without. "
-                + why
-            )
+        names = ", ".join(plugin.name for plugin in self._plugins) or "none"
         raise AuthError(
-            f"no credential for {self.endpoint.base_url}: none of the auth plugins"
-            f" ({', '.join(names) or 'none'}) is for this server and has one. {why}"
+            f"no credential for {self.endpoint.base_url}: none of the auth plugins ({names}) is for"
+            " this server and has one. Are the variables or files set from which they take it?"
         )
 
     async def _judge(self, grant: Grant, response: Response, now: float) -> bool:

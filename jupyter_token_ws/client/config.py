@@ -122,8 +122,6 @@ def plugins_of_file(
     except tomllib.TOMLDecodeError as error:
         raise ClientError(f"{path} is no TOML: {error}") from None
     tables = read.get("auth")
-    if isinstance(tables, dict):
-        raise ClientError(f"{path} has [auth]: write [[auth]], of which there may be several")
     if not (isinstance(tables, list) and tables and all(isinstance(each, dict) for each in tables)):
         raise ClientError(f"{path} has no [[auth]]")
     return _plugins(tables, environ, str(path))
@@ -210,8 +208,7 @@ def _third_party(name: str) -> Callable[..., Any]:
         if found.name == name:
             loaded: Callable[..., Any] = found.load()
             return loaded
-    own = f"one of your own needs an entry point of the group {GROUP}, or is an argument in Python"
-    raise ClientError(f"there is no auth plugin {name!r}; known are {_known()}; {own}")
+    raise ClientError(f"there is no auth plugin {name!r}; known are {_known()}")
 
 
 def _known() -> str:

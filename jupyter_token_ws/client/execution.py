@@ -27,9 +27,6 @@ a thread."""
 MAX_QUESTIONS = 16
 """Questions of one cell that wait for an answer at once."""
 
-NOBODY_ANSWERS = "StdinNotImplementedError"
-"""ipykernel's error where a cell asks a question that it was not allowed."""
-
 GRACE = 10.0
 """Seconds that an interrupted cell is given to end."""
 
@@ -80,8 +77,6 @@ class Result:
             raise ExecutionError("the cell was not run, because an earlier one failed", self)
         error = self.error or {}
         what = f"{error.get('ename', self.status)}: {error.get('evalue', '')}".rstrip(": ")
-        if error.get("ename") == NOBODY_ANSWERS:
-            what += " (give on_input, which answers)"
         raise ExecutionError(f"the cell failed: {what}", self)
 
     def _printed(self, name: str) -> str:

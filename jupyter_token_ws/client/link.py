@@ -311,15 +311,9 @@ def may_return(error: ClientError) -> bool:
 def gone(error: ClientError) -> KernelGoneError | None:
     """The error for a kernel that is not there any more, if that is what was told."""
     status = error.status if isinstance(error, RefusedError) else None
-    if error.slug == "gone" or (error.slug is None and status == 410):
+    if error.slug in ("gone", "not_found") or (error.slug is None and status in (404, 410)):
         return KernelGoneError(
             "there is no such kernel any more: it was shut down. Start another", slug=error.slug
-        )
-    if error.slug == "not_found" or (error.slug is None and status == 404):
-        return KernelGoneError(
-            "the server has no kernel of that id: it was shut down, or is another server's. GET"
-            " api/kernels lists those that run; without an id one is started",
-            slug=error.slug,
         )
     return None
 

@@ -10,7 +10,6 @@ import pytest
 
 from jupyter_token_ws.cli import main
 from jupyter_token_ws.cli_doctor import Progress
-from jupyter_token_ws.client.doctor.report import Report
 from tests.support.process import free_port
 
 SECRET = "a-very-secret-token"
@@ -57,19 +56,6 @@ def test_the_report_is_on_standard_output_and_says_no_secret(capsys, monkeypatch
     out, err = capsys.readouterr()
     assert "broken   tcp" in out
     assert SECRET not in out + err
-
-
-def test_it_takes_no_longer_than_it_may(capsys, monkeypatch):
-    given = []
-
-    async def diagnose(url: str, **options: Any) -> Any:
-        given.append(options["options"].deadline)
-        return Report(url, url, [], 0.0)
-
-    monkeypatch.setattr("jupyter_token_ws.client.doctor.diagnose", diagnose)
-    for arguments in ([], ["--timeout=5"], ["--timeout=5", "--idle=30"]):
-        main(["doctor", "http://localhost/", *arguments])
-    assert given == [28.0, 5.0, 25.0]
 
 
 @pytest.mark.parametrize(

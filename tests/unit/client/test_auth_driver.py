@@ -19,7 +19,6 @@ from jupyter_token_ws.protocol.auth import (
     Outgoing,
     Request,
     Response,
-    TicketAuth,
     TokenAuth,
 )
 from jupyter_token_ws.protocol.reasons import Advice
@@ -246,15 +245,6 @@ async def test_the_first_plugin_that_does_not_ignore_serves():
         await auth.grant()
     auth, _, _ = made()
     with pytest.raises(AuthError):
-        await auth.grant()
-
-
-async def test_a_ticket_where_there_is_no_login():
-    auth = Authenticator([TicketAuth(token="t")], Endpoint(HERE.base_url, {}), Peer())
-    with pytest.raises(AuthError, match=r"no login, which ticket needs: token, cookie"):
-        await auth.grant()
-    auth = Authenticator([TicketAuth()], Endpoint(HERE.base_url, {"login": {}}), Peer())
-    with pytest.raises(AuthError, match=r"has one\. Are the variables"):
         await auth.grant()
 
 

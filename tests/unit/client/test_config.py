@@ -148,11 +148,6 @@ def test_a_file(tmp_path: Path):
         ("[[auth", "no TOML"),
         ("", "auth"),
         ("auth = 3", "auth"),
-        ('[auth]\nplugin = "token"', r"write \[\[auth\]\]"),
-        (
-            '[[auth]]\nplugin = "my.module:Plugin"',
-            "needs an entry point of the group jupyter_token_ws.auth",
-        ),
         ("auth = [3]", "auth"),
         ('[[auth]]\nplugin = "token"\ntoken = "hidden"', "token_env or token_file"),
         ('[[auth]]\nplugin = "token"\ntokn_env = "X"', "no option tokn_env, but token"),

@@ -192,12 +192,6 @@ async def test_a_question_that_nobody_can_answer():
         socket.say("input_request", request, channel="stdin")
         with pytest.raises(KernelError, match="on_input"):
             await wait(cell)
-        cell = kernel.execute("input()")
-        request = await socket.heard("execute_request")
-        assert request.content["allow_stdin"] is False
-        socket.done(request, status="error", ename="StdinNotImplementedError", evalue="no")
-        with pytest.raises(ExecutionError, match="give on_input"):
-            (await wait(cell)).raise_for_status()
 
 
 async def test_a_storm_of_questions_is_bounded():
@@ -522,10 +516,7 @@ async def _opened(opening):
 async def test_there_is_no_such_kernel():
     host = MemoryHost()
     host.refusals = [RefusedError("no", 404)]
-    with pytest.raises(KernelGoneError, match="no kernel of that id"):
-        await open_kernel(host, id="x")
-    host.refusals = [RefusedError("no", 410)]
-    with pytest.raises(KernelGoneError, match="was shut down"):
+    with pytest.raises(KernelGoneError):
         await open_kernel(host, id="x")
     host.refusals = [NoConnectionError("no")]
     with pytest.raises(NoConnectionError):
