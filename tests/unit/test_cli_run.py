@@ -8,9 +8,11 @@ import io
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -114,18 +116,28 @@ def test_a_secret_that_is_none(typed, monkeypatch):
 
 def test_the_connection(typed):
     pin = f"sha256/{'A' * 43}="
-    read = access("--ca=a", "--cert=c", "--key=k", f"--pin={pin}", "--plain-http", "--timeout=3")
+    read = access("--ca=a", "--cert=c", "--key=k", f"--pin={pin}", "--plain-http")
     assert read.tls is not None
     assert (read.tls.ca_bundle, read.tls.certificate, read.tls.key) == tuple(map(Path, "ack"))
     assert set(read.tls.pins) == {pin}
-    assert (read.plain_http, read.timeout, read.carrier) == (True, 3.0, "auto")
+    assert (read.plain_http, read.carrier) == (True, "auto")
     assert access("--carrier=tunnel-websocket", "--unix-socket=s").unix_socket == Path("s")
 
 
 @pytest.mark.parametrize("option", ["--timeout=0", "--timeout=x", "--timeout=inf", "--carrier=x"])
-def test_what_is_no_such_value(typed, option):
+def test_what_is_no_such_value(option, capsys):
     with pytest.raises(SystemExit):
-        access(option)
+        main(["run", URL, "1", option])
+    assert option.partition("=")[0] in capsys.readouterr().err.rpartition("error:")[2]
+
+
+def test_a_connection_may_take_so_long(typed, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # who accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        begun = time.monotonic()
+        assert main(["run", url, "1", "--timeout=0.5"]) == 1
+    assert time.monotonic() - begun < 10
+    assert "0.5 s" in capsys.readouterr().err
 
 
 def test_what_the_client_needs_is_missing(monkeypatch):
