@@ -22,6 +22,37 @@ from .reasons import REASONS, Advice, Reason
 from .tickets import is_ticket
 from .versions import API_VERSIONS, HEADER
 
+__all__ = [
+    "CONTINUE",
+    "IGNORE",
+    "MAX_REFRESH_INTERVAL",
+    "MIN_REFRESH_INTERVAL",
+    "RETRY",
+    "AuthPlugin",
+    "BasicAuth",
+    "Context",
+    "CookieAuth",
+    "Endpoint",
+    "Fail",
+    "Flow",
+    "Go",
+    "HubAuth",
+    "Ignore",
+    "NoAuth",
+    "Outgoing",
+    "Request",
+    "Response",
+    "Secret",
+    "TicketAuth",
+    "TokenAuth",
+    "Verdict",
+    "about_credentials",
+    "read_cookies",
+    "refused",
+    "secret_of",
+]
+"""What plugins may use; the rest is for the client."""
+
 T = TypeVar("T")
 
 Secret = str | Callable[[], str]

@@ -16,9 +16,11 @@ import pytest
 import jupyter_token_ws
 from jupyter_token_ws.cli import main
 from jupyter_token_ws.guard.core import GuardOptions
+from jupyter_token_ws.protocol import auth, errors
 from jupyter_token_ws.protocol.tunnel import TRANSITIONS, Move, State
 from tools import docs, tunnel_docs
 
+PYTHON = "docs/reference/python.md"
 PAGES = [path.relative_to(docs.ROOT).as_posix() for path in docs.pages()]
 
 
@@ -98,8 +100,9 @@ def signatures(page: str) -> list[tuple[str, str]]:
 
 
 def test_python_reference_is_as_the_code_is():
-    documented = signatures(read("docs/reference/python.md"))
+    documented = signatures(read(PYTHON))
     assert len(documented) > 20
+    modules: dict[str, set[str]] = {}
     for module, text in documented:
         name, bracket, _ = text.partition("(")
         thing = getattr(importlib.import_module(module.replace("..", ".")), name)
@@ -107,8 +110,26 @@ def test_python_reference_is_as_the_code_is():
             parameters = inspect.signature(thing).parameters.values()
             bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
             assert text == f"{name}{inspect.Signature(bare)}"
-    here = {text.partition("(")[0] for module, text in documented if module == "jupyter_token_ws"}
-    assert here == set(jupyter_token_ws.__all__)
+        modules.setdefault(module.replace("..", "."), set()).add(name)
+    assert modules["jupyter_token_ws"] == set(jupyter_token_ws.__all__)
+    assert modules["jupyter_token_ws.protocol.auth"] == set(auth.__all__)
+    assert modules["jupyter_token_ws.protocol.errors"] == set(errors.__all__)
+
+
+def test_what_pages_import_is_in_the_python_reference():
+    documented = {(m.replace("..", "."), t.partition("(")[0]) for m, t in signatures(read(PYTHON))}
+    imported = {
+        (module, name)
+        for page in PAGES
+        for module, names in re.findall(
+            r"^from (jupyter_token_ws\.protocol\.\w+) import ([^(\n]+|\([^)]+\))",
+            read(page),
+            re.MULTILINE,
+        )
+        for name in re.findall(r"\w+", names)
+    }
+    assert ("jupyter_token_ws.protocol.auth", "AuthPlugin") in imported
+    assert imported <= documented
 
 
 def test_every_threat_names_tests_that_exist():
