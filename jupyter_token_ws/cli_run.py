@@ -143,6 +143,8 @@ class Running:
                 self._main.cancel()
 
     async def _run(self, code: str, arguments: argparse.Namespace) -> int:
+        from .client.execution import NO_STDIN
+
         on_input = None if self._answers is None else self._answers.ask
         async with (
             await self._connect(arguments.timeout) as server,
@@ -157,6 +159,11 @@ class Running:
             self._kernel = None
             if self._interrupted:
                 return INTERRUPTED
+            if self._answers is None and (result.error or {}).get("ename") == NO_STDIN:
+                raise CommandError(
+                    "the code asks for input, and standard input has the code or a secret: give that by"
+                    " --file or --token-env"
+                )
             return 0 if result.status == "ok" else 1
 
     async def _connect(self, timeout: float) -> Server:

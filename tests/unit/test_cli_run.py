@@ -180,6 +180,9 @@ def test_a_kernel_that_runs_goes_on(server, token, capsys):
         assert main(["run", server.url, code, token, f"--kernel-id={kernel_id}"]) == 0
     assert capsys.readouterr().out == "1\n"
     assert server.kernel(kernel_id) is not None
+    unknown = "00000000-0000-0000-0000-000000000000"
+    assert main(["run", server.url, "x", token, f"--kernel-id={unknown}"]) == 1
+    assert f"the server knows no kernel '{unknown}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("carrier", ["websocket", "tunnel-websocket", "tunnel-eventstream"])
@@ -278,6 +281,9 @@ def test_code_from_standard_input_and_no_answer(server, token, monkeypatch, caps
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"print(6 * 7)")))
     assert main(["run", server.url, "-", token]) == 0
     assert capsys.readouterr().out == "42\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"input()")))
+    assert main(["run", server.url, "-", token]) == 1
+    assert "asks for input, and standard input has the code" in capsys.readouterr().err
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         assert main(["run", server.url, "input('? ')", token]) == 1
