@@ -133,7 +133,7 @@ def needed() -> None:
         import websockets  # noqa: F401 - whether they are there
     except ModuleNotFoundError as error:
         raise CommandError(
-            f"this needs {error.name}: pip install 'jupyter_token_ws[client]'"
+            f"this needs {error.name}: pip install 'jupyter-token-ws[client]'"
         ) from None
     del cryptography, httpx
 

@@ -20,6 +20,7 @@ from jupyter_token_ws.protocol import auth, errors
 from jupyter_token_ws.protocol.tunnel import TRANSITIONS, Move, State
 from tools import docs, tunnel_docs
 
+PACKAGE = docs.ROOT / "jupyter_token_ws"
 PYTHON = "docs/reference/python.md"
 PAGES = [path.relative_to(docs.ROOT).as_posix() for path in docs.pages()]
 
@@ -130,6 +131,23 @@ def test_what_pages_import_is_in_the_python_reference():
     }
     assert ("jupyter_token_ws.protocol.auth", "AuthPlugin") in imported
     assert imported <= documented
+
+
+def test_an_extra_is_installed_in_one_way_everywhere():
+    sources = [path.relative_to(docs.ROOT).as_posix() for path in PACKAGE.rglob("*.py")]
+    told = {
+        match
+        for name in PAGES + sources
+        for match in re.findall(r"""pip install (["']?[\w./-]+\[\w+\]["']?)""", read(name))
+    }
+    extras = {match.strip("'") for match in told}
+    assert {"jupyter-token-ws[client]", ".[client]"} <= extras
+    assert told == {f"'{extra}'" for extra in extras}, "shells take brackets for patterns"
+    for page in PAGES:
+        text = read(page)
+        assert "jupyter_token_ws[" not in text, page
+        if "'jupyter-token-ws[client]'" in text:
+            assert "pip install '.[client]'` in a checkout" in " ".join(text.split()), page
 
 
 def test_every_threat_names_tests_that_exist():
