@@ -221,9 +221,9 @@ class TokenWebSocketApp(ExtensionApp):
         tuple(_STORES),
         default_value="memory",
         help="Where tickets are kept. 'memory': here; they end with the server. 'redis': in Redis, for"
-        " servers that trust each other; needs jupyter_token_ws[redis]. 'sealed': nowhere, they are"
+        " servers that trust each other; needs jupyter-token-ws[redis]. 'sealed': nowhere, they are"
         " encrypted under a key of the server, and can neither be revoked nor be for one use; needs"
-        " jupyter_token_ws[sealed].",
+        " jupyter-token-ws[sealed].",
     ).tag(config=True)
     server_directory = Enum(
         tuple(_DIRECTORIES),

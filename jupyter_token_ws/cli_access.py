@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 CARRIERS = ("auto", "websocket", "tunnel-websocket", "tunnel-eventstream")
 
-DEFAULT_TIMEOUT = 30.0
-"""Seconds that a connection may take."""
-
 
 @dataclass(frozen=True)
 class Access:
@@ -37,7 +34,6 @@ class Access:
         tls: who the server must be; ``None``: whoever the system trusts.
         unix_socket: path of the server's socket.
         plain_http: whether ``http`` to other machines was allowed.
-        timeout: seconds that a connection may take.
     """
 
     url: str
@@ -47,7 +43,6 @@ class Access:
     tls: TLSIdentity | None = None
     unix_socket: Path | None = None
     plain_http: bool = False
-    timeout: float = DEFAULT_TIMEOUT
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
@@ -95,13 +90,6 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--plain-http", action="store_true", help="allow http to another machine: all can be read"
     )
-    way.add_argument(
-        "--timeout",
-        type=positive,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help="how long a connection may take (default: 30)",
-    )
 
 
 def positive(text: str) -> float:
@@ -145,7 +133,7 @@ def needed() -> None:
         import websockets  # noqa: F401 - whether they are there
     except ModuleNotFoundError as error:
         raise CommandError(
-            f"this needs {error.name}: pip install 'jupyter_token_ws[client]'"
+            f"this needs {error.name}: pip install 'jupyter-token-ws[client]'"
         ) from None
     del cryptography, httpx
 
@@ -168,7 +156,6 @@ def _access(
         _tls(arguments),
         arguments.unix_socket,
         arguments.plain_http,
-        arguments.timeout,
     )
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .cli_access import Access, add_access, read_access, uses_stdin
+from .cli_access import Access, add_access, positive, read_access, uses_stdin
 from .preflight import CommandError, bases_of, printable
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds that a connection may take."""
 
 MAX_CODE = 16 * 2**20
 """Bytes of code that is read from a file or standard input."""
@@ -45,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument(
         "--kernel-id", metavar="ID", help="run it in this kernel, which goes on afterwards"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long a connection may take (default: 30)",
     )
     add_access(parser)
 
@@ -133,9 +143,11 @@ class Running:
                 self._main.cancel()
 
     async def _run(self, code: str, arguments: argparse.Namespace) -> int:
+        from .client.execution import NO_STDIN
+
         on_input = None if self._answers is None else self._answers.ask
         async with (
-            await self._connect() as server,
+            await self._connect(arguments.timeout) as server,
             server.kernel(arguments.kernel, id=arguments.kernel_id, on_input=on_input) as kernel,
         ):
             self._kernel = kernel
@@ -147,9 +159,14 @@ class Running:
             self._kernel = None
             if self._interrupted:
                 return INTERRUPTED
+            if self._answers is None and (result.error or {}).get("ename") == NO_STDIN:
+                raise CommandError(
+                    "the code asks for input, and standard input has the code or a secret: give that by"
+                    " --file or --token-env"
+                )
             return 0 if result.status == "ok" else 1
 
-    async def _connect(self) -> Server:
+    async def _connect(self, timeout: float) -> Server:
         """The server at the address, or above it: a page of the server's will do."""
         from .client import connect
         from .client.errors import RefusedError
@@ -166,7 +183,7 @@ class Running:
                     tls=access.tls,
                     unix_socket=access.unix_socket,
                     plain_http=access.plain_http,
-                    open_timeout=access.timeout,
+                    open_timeout=timeout,
                 )
             except RefusedError:
                 if not bases:

@@ -13,6 +13,7 @@ from typing import Any
 
 from jupyter_token_ws import client
 from jupyter_token_ws.client import errors
+from jupyter_token_ws.protocol.auth import AuthPlugin
 from jupyter_token_ws.protocol.errors import ClientError
 
 CLASSES: tuple[type, ...] = (
@@ -100,6 +101,16 @@ def tree() -> list[tuple[str, ...]]:
 def classes() -> str:
     """One section per class, with its public methods and properties."""
     return "\n\n".join(map(_class, CLASSES))
+
+
+def plugin_methods() -> str:
+    """What somebody who writes an auth plugin may write, and what each returns."""
+    lines = []
+    for name, member in _members(AuthPlugin):
+        returns = inspect.signature(member).return_annotation
+        about = _markdown(_parts(member)[""])
+        lines.append(f"- `{_called(name, member)}` → `{returns}`: {about}")
+    return "\n".join(lines)
 
 
 def _class(kind: type) -> str:

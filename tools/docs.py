@@ -461,6 +461,7 @@ def client_errors() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "api versions": api_versions,
+    "auth plugin methods": client_docs.plugin_methods,
     "capabilities example": capabilities_example,
     "capabilities members": schema_fields,
     "client classes": client_docs.classes,

@@ -1,6 +1,6 @@
 """A client of Jupyter servers: ``async with connect(url, auth=token) as server``.
 
-Needs the extra: ``pip install "jupyter-token-ws[client]"``.
+Needs the extra: ``pip install 'jupyter-token-ws[client]'``.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from jupyter_token_ws.protocol.auth import (
     Outgoing,
     Request,
     Response,
+    nobody_serves,
 )
 from jupyter_token_ws.protocol.reasons import Advice
 
@@ -228,11 +229,7 @@ class Authenticator:
             context = await drive(plugin.initialize(self.endpoint, self._clock()), self._exchange)
             if not isinstance(context, Ignore):
                 return plugin, context
-        names = ", ".join(plugin.name for plugin in self._plugins) or "none"
-        raise AuthError(
-            f"no credential for {self.endpoint.base_url}: none of the auth plugins ({names}) is for"
-            " this server and has one. Are the variables or files set from which they take it?"
-        )
+        raise nobody_serves(self._plugins, self.endpoint)
 
     async def _judge(self, grant: Grant, response: Response, now: float) -> bool:
         async with self._lock:

@@ -529,11 +529,22 @@ async def _beginning(response: httpx.Response, size: int = 8192) -> bytes:
 
 def check_token(grant: Grant) -> None:
     """Raises ``UnsupportedError`` for what is no credential of an event stream."""
-    names = {name.lower() for name in grant.for_http()}
-    if "cookie" in names and "authorization" not in names:
-        raise UnsupportedError(
-            "a tunnel over an event stream takes a token and no cookie (contract C7.2): use the ticket plugin"
-        )
+    shown = {name.lower(): value for name, value in grant.for_http().items()}
+    authorization = shown.get("authorization", "")
+    basic = authorization.lower().startswith("basic ")
+    if "cookie" not in shown or (authorization and not basic):
+        return
+    why = (
+        "there the proxy's password stands: let the proxy ask for none below the server's base, or let"
+        " websockets through"
+        if basic
+        else "the cookie plugin has none: use the ticket plugin, which logs in with the same password or"
+        " token"
+    )
+    raise UnsupportedError(
+        "a tunnel over an event stream is judged by Authorization alone, so that no page of another site"
+        f" can use one with a browser's cookie (contract C7.2), and {why}"
+    )
 
 
 def _read_end(data: str) -> tuple[int, str]:

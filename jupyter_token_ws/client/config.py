@@ -122,8 +122,14 @@ def plugins_of_file(
     except tomllib.TOMLDecodeError as error:
         raise ClientError(f"{path} is no TOML: {error}") from None
     tables = read.get("auth")
+    if isinstance(tables, dict):
+        raise ClientError(
+            f"{path} has [auth]: write [[auth]], with two brackets, for each plugin, also for one alone"
+        )
     if not (isinstance(tables, list) and tables and all(isinstance(each, dict) for each in tables)):
-        raise ClientError(f"{path} has no [[auth]]")
+        raise ClientError(
+            f"{path} has no [[auth]]: it needs one for each plugin, with its name as plugin"
+        )
     return _plugins(tables, environ, str(path))
 
 
@@ -136,12 +142,14 @@ def _plugins(
         if not (isinstance(servers, list) and all(isinstance(each, str) for each in servers)):
             raise ClientError(f"servers in {whence} must be a list of base URLs")
         given = {key: value for key, value in table.items() if key not in ("plugin", "servers")}
-        options = _options(str(name), given, environ, whence)
+        if not isinstance(name, str):
+            raise ClientError(f'{whence}: an [[auth]] needs plugin = "…"; known are {_known()}')
+        options = _options(name, given, environ, whence)
         if name == "basic":  # the plugins after it stand beside it
             plugin = _basic(options, plugins)
             plugins = [] if plugin is not None else plugins
         else:
-            plugin = _make(str(name), options, whence)
+            plugin = _make(name, options, whence)
         if plugin is not None:
             plugin.servers = tuple(servers)
             plugins.insert(0, plugin)
@@ -208,6 +216,12 @@ def _third_party(name: str) -> Callable[..., Any]:
         if found.name == name:
             loaded: Callable[..., Any] = found.load()
             return loaded
+    if ":" in name or "." in name:
+        # Whoever may write this file, or the environment, is not thereby to choose what code is run.
+        raise ClientError(
+            f"{name!r} names a class, and here stand names of plugins only ({_known()}). Name yours as an"
+            f" entry point of {GROUP} in its package, and write that; or give connect(auth=…) an object of it"
+        )
     raise ClientError(f"there is no auth plugin {name!r}; known are {_known()}")
 
 

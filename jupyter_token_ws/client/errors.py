@@ -13,7 +13,7 @@ ClientError                     advice, retry_after, slug
 │   └── TunnelEndedError        with the tunnel that carried it
 ├── KernelError                 of a kernel
 │   ├── ExecutionError          a cell failed; its result is there
-│   ├── KernelGoneError         it is shut down, or died
+│   ├── KernelGoneError         it is shut down, or died, or never was
 │   └── RequestLostError        whether it ran, or what it said, is not to be known
 └── TooLargeError               more than a limit of ours allows
 """
@@ -143,7 +143,7 @@ class ExecutionError(KernelError):
 
 
 class KernelGoneError(KernelError):
-    """The kernel was shut down, or died."""
+    """The kernel was shut down, or died, or the server knows none of that id."""
 
 
 class RequestLostError(KernelError):

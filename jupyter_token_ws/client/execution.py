@@ -24,6 +24,9 @@ OnInput = Callable[[str, bool], str | Awaitable[str]]
 """Answers a question of the cell's: its prompt, and whether what is typed is secret. A plain function runs in
 a thread."""
 
+NO_STDIN = "StdinNotImplementedError"
+"""How ipykernel calls the error of a cell that asks where nobody answers."""
+
 MAX_QUESTIONS = 16
 """Questions of one cell that wait for an answer at once."""
 
@@ -77,6 +80,8 @@ class Result:
             raise ExecutionError("the cell was not run, because an earlier one failed", self)
         error = self.error or {}
         what = f"{error.get('ename', self.status)}: {error.get('evalue', '')}".rstrip(": ")
+        if error.get("ename") == NO_STDIN:
+            what += " (nobody is there to answer: give on_input to server.kernel or to execute)"
         raise ExecutionError(f"the cell failed: {what}", self)
 
     def _printed(self, name: str) -> str:

@@ -93,6 +93,7 @@ class Link:
     ) -> None:
         self.session = uuid4().hex
         self._host = host
+        self._kernel_id = kernel_id
         self._path = f"api/kernels/{quote(kernel_id, safe='')}/channels?session_id={self.session}"
         self._on_message, self._on_back, self._on_end = on_message, on_back, on_end
         self._max_message, self._max_unsent = max_message, max_unsent
@@ -117,7 +118,7 @@ class Link:
         try:
             socket = await self._connect()
         except ClientError as error:
-            raise gone(error) or error from None
+            raise gone(error, unheard_of=self._kernel_id) or error from None
         self._task = asyncio.ensure_future(self._run(socket))
 
     def send(self, message: KernelMessage, on_sent: Callable[[], None] = lambda: None) -> None:
@@ -308,14 +309,19 @@ def may_return(error: ClientError) -> bool:
     return error.advice is not Advice.STOP
 
 
-def gone(error: ClientError) -> KernelGoneError | None:
-    """The error for a kernel that is not there any more, if that is what was told."""
+def gone(error: ClientError, *, unheard_of: str | None = None) -> KernelGoneError | None:
+    """The error for a kernel that is not there, if that is what was told; ``unheard_of`` is the id of one to
+    which there never was a connection."""
     status = error.status if isinstance(error, RefusedError) else None
-    if error.slug in ("gone", "not_found") or (error.slug is None and status in (404, 410)):
-        return KernelGoneError(
-            "there is no such kernel any more: it was shut down. Start another", slug=error.slug
+    if error.slug not in ("gone", "not_found") and (error.slug or status not in (404, 410)):
+        return None
+    text = "there is no such kernel any more: it was shut down. Start another"
+    if unheard_of is not None and error.slug != "gone" and status != 410:
+        text = (
+            f"the server knows no kernel {unheard_of[:MAX_ID]!r}: the id is wrong, of another server, or of a"
+            " kernel that was shut down. GET api/kernels lists those that run; without an id one is started"
         )
-    return None
+    return KernelGoneError(text, slug=error.slug)
 
 
 def keeps_backlogs(capabilities: Mapping[str, Any] | None) -> bool:

@@ -56,7 +56,7 @@ URL_VARIABLE = "JUPYTER_TOKEN_WS_REDIS_URL"
 """The environment variable with the address of Redis, for those who keep its password there."""
 
 _MISSING = (
-    "Tickets in Redis need the packages redis and cryptography: pip install 'jupyter_token_ws[redis]'."
+    "Tickets in Redis need the packages redis and cryptography: pip install 'jupyter-token-ws[redis]'."
     " Without it there is the store in memory."
 )
 

@@ -54,7 +54,7 @@ _KEY_SIZE, _NAME_SIZE, _NONCE_SIZE = 32, 4, 12
 _KEY = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 _SALT = b"jupyter_token_ws sealed ticket 1"
 _MISSING = (
-    "Sealed tickets need the package cryptography: pip install 'jupyter_token_ws[sealed]'."
+    "Sealed tickets need the package cryptography: pip install 'jupyter-token-ws[sealed]'."
     " Without it there is the store in memory."
 )
 

@@ -22,6 +22,37 @@ from .reasons import REASONS, Advice, Reason
 from .tickets import is_ticket
 from .versions import API_VERSIONS, HEADER
 
+__all__ = [
+    "CONTINUE",
+    "IGNORE",
+    "MAX_REFRESH_INTERVAL",
+    "MIN_REFRESH_INTERVAL",
+    "RETRY",
+    "AuthPlugin",
+    "BasicAuth",
+    "Context",
+    "CookieAuth",
+    "Endpoint",
+    "Fail",
+    "Flow",
+    "Go",
+    "HubAuth",
+    "Ignore",
+    "NoAuth",
+    "Outgoing",
+    "Request",
+    "Response",
+    "Secret",
+    "TicketAuth",
+    "TokenAuth",
+    "Verdict",
+    "about_credentials",
+    "read_cookies",
+    "refused",
+    "secret_of",
+]
+"""What plugins may use; the rest is for the client."""
+
 T = TypeVar("T")
 
 Secret = str | Callable[[], str]
@@ -197,6 +228,11 @@ class AuthPlugin(Generic[C]):
             within_base(base, endpoint.base_url) for base in self.servers
         )
 
+    def why_not(self, endpoint: Endpoint) -> str:
+        """Why ``initialize`` ignores an endpoint, and what to do about it, for people; empty where the plugin
+        has no secret, and would do otherwise."""
+        return ""
+
     def initialize(self, endpoint: Endpoint, now: float) -> Flow[C | Ignore]:
         """Make the context for an endpoint, or ``IGNORE`` it: then the next plugin of the list is asked.
 
@@ -296,6 +332,27 @@ def refused(
     )
 
 
+def nobody_serves(plugins: Sequence[AuthPlugin[Any]], endpoint: Endpoint) -> AuthError:
+    """The error where each of the plugins ignores the endpoint: it says of each why."""
+    said = _whys(plugins, endpoint) or "no auth plugin is there"
+    return AuthError(f"no credential for {endpoint.base_url}: {said}")
+
+
+def _whys(plugins: Sequence[AuthPlugin[Any]], endpoint: Endpoint) -> str:
+    return "; ".join(
+        f"{plugin.name or type(plugin).__name__}: {_why_not(plugin, endpoint)}"
+        for plugin in plugins
+    )
+
+
+def _why_not(plugin: AuthPlugin[Any], endpoint: Endpoint) -> str:
+    if not plugin.meant_for(endpoint):
+        return f"its servers are {', '.join(plugin.servers)}"
+    return plugin.why_not(endpoint) or (
+        "it has nothing to sign in with here. Is the variable or file set from which it takes that?"
+    )
+
+
 def secret_of(secret: Secret) -> str:
     """The secret as it is now. Raises ``AuthError`` for one that no header can carry."""
     text = secret if isinstance(secret, str) else secret()
@@ -386,9 +443,15 @@ class HubAuth(TokenAuth):
         super().__init__(token)
         self._places = tuple(f"{base_url.rstrip('/')}/{kind}/" for kind in ("user", "services"))
 
+    def why_not(self, endpoint: Endpoint) -> str:
+        """Where its path is not of the Hub's."""
+        if urlsplit(endpoint.base_url).path.startswith(self._places):
+            return ""
+        return f"its servers are below {' and '.join(self._places)}"
+
     def initialize(self, endpoint: Endpoint, now: float) -> Flow[TokenContext | Ignore]:
         """Takes what looks like a server of the Hub's."""
-        if not urlsplit(endpoint.base_url).path.startswith(self._places):
+        if self.why_not(endpoint):
             return IGNORE
         return (yield from super().initialize(endpoint, now))
 
@@ -572,9 +635,23 @@ class TicketAuth(AuthPlugin[TicketContext]):
     def __repr__(self) -> str:
         return "TicketAuth(…)"
 
+    def why_not(self, endpoint: Endpoint) -> str:
+        """Where there is no login."""
+        if "login" in (endpoint.capabilities or {}):
+            return ""
+        lacks = (
+            "it has no capabilities"
+            if endpoint.capabilities is None
+            else "its capabilities name none"
+        )
+        return (
+            f"the server offers no login ({lacks}). Use the cookie plugin, with the same password or"
+            " token, or the token plugin"
+        )
+
     def initialize(self, endpoint: Endpoint, now: float) -> Flow[TicketContext | Ignore]:
         """Logs in, where there is a login and something to log in with."""
-        if "login" not in (endpoint.capabilities or {}) or not self._credential():
+        if self.why_not(endpoint) or not self._credential():
             return IGNORE
         context = TicketContext(endpoint)
         yield from self.refresh(context, now)
@@ -727,6 +804,10 @@ class BasicAuth(AuthPlugin[BasicContext]):
     def front(self, endpoint: Endpoint) -> dict[str, str]:
         """The header for requests that need no credential of the server's."""
         return self._added(endpoint, {})
+
+    def why_not(self, endpoint: Endpoint) -> str:
+        """As those beside it."""
+        return _whys(self._beside, endpoint)
 
     def initialize(self, endpoint: Endpoint, now: float) -> Flow[BasicContext | Ignore]:
         """Takes what one of the plugins beside it takes."""

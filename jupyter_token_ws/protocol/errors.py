@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .reasons import Advice
 
+__all__ = ["AuthError", "ClientError"]
+
 
 class ClientError(Exception):
     """The root of everything that the client raises on purpose; ``client/errors.py`` has the tree.

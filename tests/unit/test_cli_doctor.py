@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import time
 from typing import Any
 
 import pytest
@@ -58,6 +60,18 @@ def test_the_report_is_on_standard_output_and_says_no_secret(capsys, monkeypatch
     assert SECRET not in out + err
 
 
+def test_the_whole_run_ends_in_time(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # who accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        begun = time.monotonic()
+        assert main(["doctor", url, "--json", "--timeout", "1"]) == 1
+    assert time.monotonic() - begun < 4  # the check alone would wait for five
+    document = json.loads(capsys.readouterr().out)
+    assert document["seconds"] < 2
+    verdicts = {each["check"]: each["verdict"] for each in document["checks"]}
+    assert (verdicts["tcp"], verdicts["http"], verdicts["idle"]) == ("ok", "broken", "skipped")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -65,6 +79,7 @@ def test_the_report_is_on_standard_output_and_says_no_secret(capsys, monkeypatch
         (["--skip", "me"], "there is no check 'me'"),
         (["--idle", "-1"], "from 0 to 3600"),
         (["--idle", "long"], "from 0 to 3600"),
+        (["--timeout", "0"], "above 0"),
     ],
 )
 def test_wrong_arguments(capsys, options, words):

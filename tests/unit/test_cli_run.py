@@ -8,9 +8,11 @@ import io
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -114,18 +116,28 @@ def test_a_secret_that_is_none(typed, monkeypatch):
 
 def test_the_connection(typed):
     pin = f"sha256/{'A' * 43}="
-    read = access("--ca=a", "--cert=c", "--key=k", f"--pin={pin}", "--plain-http", "--timeout=3")
+    read = access("--ca=a", "--cert=c", "--key=k", f"--pin={pin}", "--plain-http")
     assert read.tls is not None
     assert (read.tls.ca_bundle, read.tls.certificate, read.tls.key) == tuple(map(Path, "ack"))
     assert set(read.tls.pins) == {pin}
-    assert (read.plain_http, read.timeout, read.carrier) == (True, 3.0, "auto")
+    assert (read.plain_http, read.carrier) == (True, "auto")
     assert access("--carrier=tunnel-websocket", "--unix-socket=s").unix_socket == Path("s")
 
 
 @pytest.mark.parametrize("option", ["--timeout=0", "--timeout=x", "--timeout=inf", "--carrier=x"])
-def test_what_is_no_such_value(typed, option):
+def test_what_is_no_such_value(option, capsys):
     with pytest.raises(SystemExit):
-        access(option)
+        main(["run", URL, "1", option])
+    assert option.partition("=")[0] in capsys.readouterr().err.rpartition("error:")[2]
+
+
+def test_a_connection_may_take_so_long(typed, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # who accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        begun = time.monotonic()
+        assert main(["run", url, "1", "--timeout=0.5"]) == 1
+    assert time.monotonic() - begun < 10
+    assert "0.5 s" in capsys.readouterr().err
 
 
 def test_what_the_client_needs_is_missing(monkeypatch):
@@ -168,6 +180,9 @@ def test_a_kernel_that_runs_goes_on(server, token, capsys):
         assert main(["run", server.url, code, token, f"--kernel-id={kernel_id}"]) == 0
     assert capsys.readouterr().out == "1\n"
     assert server.kernel(kernel_id) is not None
+    unknown = "00000000-0000-0000-0000-000000000000"
+    assert main(["run", server.url, "x", token, f"--kernel-id={unknown}"]) == 1
+    assert f"the server knows no kernel '{unknown}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("carrier", ["websocket", "tunnel-websocket", "tunnel-eventstream"])
@@ -266,6 +281,9 @@ def test_code_from_standard_input_and_no_answer(server, token, monkeypatch, caps
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"print(6 * 7)")))
     assert main(["run", server.url, "-", token]) == 0
     assert capsys.readouterr().out == "42\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"input()")))
+    assert main(["run", server.url, "-", token]) == 1
+    assert "asks for input, and standard input has the code" in capsys.readouterr().err
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         assert main(["run", server.url, "input('? ')", token]) == 1

@@ -16,9 +16,12 @@ import pytest
 import jupyter_token_ws
 from jupyter_token_ws.cli import main
 from jupyter_token_ws.guard.core import GuardOptions
+from jupyter_token_ws.protocol import auth, errors
 from jupyter_token_ws.protocol.tunnel import TRANSITIONS, Move, State
 from tools import docs, tunnel_docs
 
+PACKAGE = docs.ROOT / "jupyter_token_ws"
+PYTHON = "docs/reference/python.md"
 PAGES = [path.relative_to(docs.ROOT).as_posix() for path in docs.pages()]
 
 
@@ -98,8 +101,9 @@ def signatures(page: str) -> list[tuple[str, str]]:
 
 
 def test_python_reference_is_as_the_code_is():
-    documented = signatures(read("docs/reference/python.md"))
+    documented = signatures(read(PYTHON))
     assert len(documented) > 20
+    modules: dict[str, set[str]] = {}
     for module, text in documented:
         name, bracket, _ = text.partition("(")
         thing = getattr(importlib.import_module(module.replace("..", ".")), name)
@@ -107,8 +111,43 @@ def test_python_reference_is_as_the_code_is():
             parameters = inspect.signature(thing).parameters.values()
             bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
             assert text == f"{name}{inspect.Signature(bare)}"
-    here = {text.partition("(")[0] for module, text in documented if module == "jupyter_token_ws"}
-    assert here == set(jupyter_token_ws.__all__)
+        modules.setdefault(module.replace("..", "."), set()).add(name)
+    assert modules["jupyter_token_ws"] == set(jupyter_token_ws.__all__)
+    assert modules["jupyter_token_ws.protocol.auth"] == set(auth.__all__)
+    assert modules["jupyter_token_ws.protocol.errors"] == set(errors.__all__)
+
+
+def test_what_pages_import_is_in_the_python_reference():
+    documented = {(m.replace("..", "."), t.partition("(")[0]) for m, t in signatures(read(PYTHON))}
+    imported = {
+        (module, name)
+        for page in PAGES
+        for module, names in re.findall(
+            r"^from (jupyter_token_ws\.protocol\.\w+) import ([^(\n]+|\([^)]+\))",
+            read(page),
+            re.MULTILINE,
+        )
+        for name in re.findall(r"\w+", names)
+    }
+    assert ("jupyter_token_ws.protocol.auth", "AuthPlugin") in imported
+    assert imported <= documented
+
+
+def test_an_extra_is_installed_in_one_way_everywhere():
+    sources = [path.relative_to(docs.ROOT).as_posix() for path in PACKAGE.rglob("*.py")]
+    told = {
+        match
+        for name in PAGES + sources
+        for match in re.findall(r"""pip install (["']?[\w./-]+\[\w+\]["']?)""", read(name))
+    }
+    extras = {match.strip("'") for match in told}
+    assert {"jupyter-token-ws[client]", ".[client]"} <= extras
+    assert told == {f"'{extra}'" for extra in extras}, "shells take brackets for patterns"
+    for page in PAGES:
+        text = read(page)
+        assert "jupyter_token_ws[" not in text, page
+        if "'jupyter-token-ws[client]'" in text:
+            assert "pip install '.[client]'` in a checkout" in " ".join(text.split()), page
 
 
 def test_every_threat_names_tests_that_exist():

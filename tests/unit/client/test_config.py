@@ -148,6 +148,9 @@ def test_a_file(tmp_path: Path):
         ("[[auth", "no TOML"),
         ("", "auth"),
         ("auth = 3", "auth"),
+        ('[auth]\nplugin = "token"', r"write \[\[auth\]\], with two brackets"),
+        ('[[auth]]\nplugin = "os:getcwd"', r"names a class.*entry point of jupyter_token_ws\.auth"),
+        ('[[auth]]\nplugin = "os.getcwd"', "names a class"),
         ("auth = [3]", "auth"),
         ('[[auth]]\nplugin = "token"\ntoken = "hidden"', "token_env or token_file"),
         ('[[auth]]\nplugin = "token"\ntokn_env = "X"', "no option tokn_env, but token"),
@@ -155,14 +158,21 @@ def test_a_file(tmp_path: Path):
         ('[[auth]]\nplugin = "token"\nservers = "x"', "servers"),
         ('[[auth]]\nplugin = "token"\nservers = [1]', "servers"),
         ('[[auth]]\nplugin = "unheard"', "none, token, cookie, ticket, basic, hub"),
-        ("[[auth]]\nplugin = 3", "known are"),
-        ("[[auth]]", "known are"),
+        ("[[auth]]\nplugin = 3", "needs plugin = .*known are"),
+        ("[[auth]]", "needs plugin = .*known are"),
     ],
 )
 def test_a_file_that_is_none(tmp_path: Path, text: str, said: str):
     with pytest.raises(ClientError, match=said) as caught:
         plugins_of_file(written(tmp_path, text), {})
     assert "hidden" not in str(caught.value)
+
+
+def test_a_list_imports_nothing_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "never_imported.py").write_text("raise AssertionError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ClientError, match="names a class"):
+        plugins_by_name("token,never_imported:Plugin", {})
 
 
 @pytest.mark.parametrize("names", [",", "token,unheard"])

@@ -138,6 +138,12 @@ async def test_a_cell_that_fails_is_a_result():
         socket.done(await socket.heard("execute_request"), status="aborted")
         with pytest.raises(ExecutionError, match="was not run"):
             (await wait(aborted)).raise_for_status()
+        asking = kernel.execute("input()")
+        evalue = "this frontend does not support input requests."
+        failed = {"status": "error", "ename": "StdinNotImplementedError", "evalue": evalue}
+        socket.done(await socket.heard("execute_request"), **failed)
+        with pytest.raises(ExecutionError, match=r"requests\. \(nobody.*give on_input"):
+            (await wait(asking)).raise_for_status()
         hidden = kernel.execute("x")
         socket.done(await socket.heard("execute_request"), status="error", ename="E")
         assert (await wait(hidden)).error == {"ename": "E", "evalue": None, "traceback": None}
@@ -516,8 +522,17 @@ async def _opened(opening):
 async def test_there_is_no_such_kernel():
     host = MemoryHost()
     host.refusals = [RefusedError("no", 404)]
-    with pytest.raises(KernelGoneError):
+    with pytest.raises(KernelGoneError, match=r"knows no kernel 'x'.*api/kernels lists") as raised:
         await open_kernel(host, id="x")
+    assert "any more" not in str(raised.value)
+    host.refusals = [RefusedError("no", 404, slug="not_found")]
+    with pytest.raises(KernelGoneError, match="knows no kernel") as raised:
+        await open_kernel(host, id="x" * 10_000)
+    assert len(str(raised.value)) < 500
+    for told in (RefusedError("no", 410), SocketClosedError("no", 4410, "gone")):
+        host.refusals = [told]
+        with pytest.raises(KernelGoneError, match="it was shut down"):
+            await open_kernel(host, id="x")
     host.refusals = [NoConnectionError("no")]
     with pytest.raises(NoConnectionError):
         await open_kernel(host, id="x")

@@ -30,6 +30,7 @@ from jupyter_token_ws.client.carriers import (
     RefusalError,
     Way,
     WebSocketCarrier,
+    check_token,
 )
 from jupyter_token_ws.client.errors import (
     ClientError,
@@ -420,8 +421,16 @@ async def test_nothing_comes_and_the_server_answers_otherwise(answer, held):
 
 
 async def test_a_cookie_is_no_credential_there():
-    with pytest.raises(UnsupportedError, match="ticket"):
+    with pytest.raises(UnsupportedError, match=r"Authorization alone.*ticket plugin"):
         await event_stream(Scripted()).connect(Grant({"Cookie": "a=b"}), "")
+    both = {"Cookie": "a=b", "Authorization": "Basic dXM6aGlkZGVu"}
+    with pytest.raises(
+        UnsupportedError, match=r"Authorization alone.*the proxy's password"
+    ) as raised:
+        await event_stream(Scripted()).connect(Grant(both), "")
+    assert "dXM6" not in str(raised.value)
+    check_token(Grant({"Cookie": "a=b"}, "token"))
+    check_token(Grant({"Authorization": "Basic dXM6aGlkZGVu"}))
 
 
 # -- posts -------------------------------------------------------------------------------------------

@@ -133,9 +133,9 @@ async def test_C6_6_a_sealed_ticket_names_its_server(sealing, door):
 @pytest.mark.parametrize(
     ("chosen", "missing", "text"),
     [
-        ("redis", "redis.asyncio", "jupyter_token_ws[redis]"),
-        ("redis", "cryptography.hazmat.primitives.ciphers.aead", "jupyter_token_ws[redis]"),
-        ("sealed", "cryptography.hazmat.primitives.ciphers.aead", "jupyter_token_ws[sealed]"),
+        ("redis", "redis.asyncio", "jupyter-token-ws[redis]"),
+        ("redis", "cryptography.hazmat.primitives.ciphers.aead", "jupyter-token-ws[redis]"),
+        ("sealed", "cryptography.hazmat.primitives.ciphers.aead", "jupyter-token-ws[sealed]"),
         ("sealed", "", KEYS_VARIABLE),
     ],
 )

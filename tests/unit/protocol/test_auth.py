@@ -30,6 +30,7 @@ from jupyter_token_ws.protocol.auth import (
     Response,
     TicketAuth,
     TokenAuth,
+    nobody_serves,
     read_cookies,
     refused,
     secret_of,
@@ -430,6 +431,39 @@ def test_C6_1_a_ticket_for_a_token():
 def test_a_server_without_a_login_is_ignored(capabilities: Any):
     plugin = TicketAuth(token="abc")
     assert Peer().run(plugin.initialize(Endpoint(BASE, capabilities), 0)) is IGNORE
+
+
+@pytest.mark.parametrize(
+    ("plugin", "capabilities", "said"),
+    [
+        (TicketAuth(password="secret"), None, "no login (it has no capabilities). Use the cookie"),
+        (
+            TicketAuth(password="secret"),
+            {},
+            "no login (its capabilities name none). Use the cookie",
+        ),
+        (
+            TicketAuth(),
+            {"login": {}},
+            "ticket: it has nothing to sign in with here. Is the variable",
+        ),
+        (TokenAuth(""), {}, "token: it has nothing to sign in with here"),
+        (HubAuth("secret", "/at/"), {}, "hub: its servers are below /at/user/ and /at/services/"),
+        (HubAuth(""), {}, "hub: its servers are below /user/ and /services/"),
+        (BasicAuth("us", "secret", [TicketAuth(token="secret")]), {}, "basic: ticket: the server"),
+    ],
+)
+def test_why_nobody_serves_is_told_of_each(plugin: AuthPlugin[Any], capabilities: Any, said: str):
+    endpoint = Endpoint("https://lab.example/", capabilities)
+    assert Peer().run(plugin.initialize(endpoint, 0.0)) is IGNORE
+    elsewhere = NoAuth()
+    elsewhere.servers = ("https://other.example/",)
+    error = nobody_serves([plugin, elsewhere], endpoint)
+    assert said in str(error)
+    assert str(error).startswith("no credential for https://lab.example/: ")
+    assert str(error).endswith("; none: its servers are https://other.example/")
+    assert "secret" not in str(error)
+    assert "no auth plugin is there" in str(nobody_serves([], endpoint))
 
 
 def test_C6_4_a_ticket_is_renewed_by_itself():
