@@ -23,7 +23,7 @@ from jupyter_token_ws.client.errors import (
     TooLargeError,
 )
 from jupyter_token_ws.client.execution import Execution
-from jupyter_token_ws.client.kernel import Limits
+from jupyter_token_ws.client.kernel import Kernel, Limits
 from jupyter_token_ws.protocol.auth import TicketAuth
 from tests.integration.conftest import Start
 from tests.support.cutting_proxy import cutting
@@ -123,6 +123,15 @@ async def ended_by_a_restart(cell: Execution) -> None:
         assert result.reply["ename"] == "KeyboardInterrupt"
 
 
+async def takes_cells(kernel: Kernel) -> None:
+    """It may still be being started: what is asked too early may be lost, which is told."""
+    for _ in range(5):
+        with suppress(RequestLostError):
+            assert (await kernel.execute("2")).text == "2"
+            return
+    pytest.fail("the kernel took no cell any more")
+
+
 async def test_restarts_by_whomever(server: Server):
     async with (
         connect(server.url, auth=server.token) as connected,
@@ -139,19 +148,13 @@ async def test_restarts_by_whomever(server: Server):
         await anext(aiter(cell))
         await asyncio.to_thread(server.request, "POST", f"api/kernels/{kernel.id}/restart")
         await ended_by_a_restart(cell)
-        assert (await kernel.execute("1")).text == "1"
+        await takes_cells(kernel)
 
         with pytest.raises(KernelError, match="started anew") as raised:
             await kernel.execute("import os\nos._exit(1)")
         assert not isinstance(raised.value, KernelGoneError)
         assert kernel.restarts == 1
-        # It is still being started: what is asked too early may be lost, which is told.
-        for _ in range(5):
-            with suppress(RequestLostError):
-                assert (await kernel.execute("2")).text == "2"
-                break
-        else:
-            pytest.fail("the kernel took no cell any more")
+        await takes_cells(kernel)
 
 
 @CARRIERS
