@@ -412,5 +412,5 @@ def test_where_redis_is(monkeypatch):
 
 def test_without_the_package_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
-    with pytest.raises(ImportError, match=r"pip install 'jupyter_token_ws\[redis\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'jupyter-token-ws\[redis\]'"):
         RedisTicketStore()

@@ -224,5 +224,5 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setenv(KEYS_VARIABLE, NEW)
     for module in ("cryptography.exceptions", "cryptography.hazmat.primitives.ciphers.aead"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install 'jupyter_token_ws\[sealed\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'jupyter-token-ws\[sealed\]'"):
         SealedTicketStore(server="here")
