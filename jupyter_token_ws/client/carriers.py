@@ -141,25 +141,10 @@ class Way:
     @property
     def path(self) -> str:
         """Of tunnels, below the base."""
-        said = _member(self.capabilities, "tunnel").get("path")
+        tunnel = (self.capabilities or {}).get("tunnel")
+        said = tunnel.get("path") if isinstance(tunnel, Mapping) else None
         base = self.addresses.base_url
         return said if isinstance(said, str) and within_base(base, base + said) else PATH
-
-    @property
-    def silence(self) -> float | None:
-        """Seconds for which an event stream may be silent: the server's keepalive, and half as much for the
-        way; ``None``: any time. It is for the server to say how often it gives a sign of life."""
-        said = _member(self.capabilities, "keepalive")
-        interval = seconds_of(said.get("interval"), 25)
-        timeout = seconds_of(said.get("timeout"), 75)
-        if interval <= 0:
-            return None
-        return max(interval, min(timeout, interval + max(2.0, interval / 2)))
-
-
-def _member(document: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
-    found = (document or {}).get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 def seconds_of(said: object, otherwise: float) -> float:
@@ -177,7 +162,8 @@ class Carrier(ABC):
 
     Args:
         way: to the server.
-        beat: is called where a sign of life is due; it makes something that ``send`` is given then.
+        beat: is called where the server asks for a sign of life; it makes something that ``send`` is given
+            then.
     """
 
     name: str
@@ -187,6 +173,8 @@ class Carrier(ABC):
     def __init__(self, way: Way, beat: Callable[[], None]) -> None:
         self.way = way
         self.beat = beat
+        self._heard = 0.0
+        """When the last of anything came."""
 
     @abstractmethod
     async def connect(self, grant: Grant, query: str) -> None:
@@ -200,9 +188,23 @@ class Carrier(ABC):
     async def send(self, tunnel: str, first: int, data: bytes) -> None:
         """Bring a batch of the tunnel with this id; returns when the next one may come."""
 
+    async def watch(self, tunnel: str) -> None:
+        """Raise when nothing comes within the keepalive, though it was asked for after half of it."""
+        clock, half = asyncio.get_running_loop().time, self.way.keepalive / 2
+        while True:
+            left = self._heard + half - clock()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            asked = clock()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._ask(tunnel), half)
+            if self._heard < asked:
+                raise CarrierLostError("it is dead: nothing came within the keepalive")
+
     @abstractmethod
-    async def watch(self) -> None:
-        """Give signs of life, and raise when the other side gives none within the keepalive."""
+    async def _ask(self, tunnel: str) -> None:
+        """Ask for a sign of life, and wait for it."""
 
     async def is_held_back(self) -> bool:
         """Whether, where nothing of it came in time, the server answers what does end."""
@@ -224,7 +226,6 @@ class WebSocketCarrier(Carrier):
     def __init__(self, way: Way, beat: Callable[[], None]) -> None:
         super().__init__(way, beat)
         self._socket: ClientConnection | None = None
-        self._heard = 0.0
 
     async def connect(self, grant: Grant, query: str) -> None:
         """See ``Carrier``."""
@@ -296,23 +297,10 @@ class WebSocketCarrier(Carrier):
             # Why, is heard: a close frame may wait behind what was sent before it.
             await asyncio.Event().wait()
 
-    async def watch(self) -> None:
-        """See ``Carrier``."""
-        clock, half = asyncio.get_running_loop().time, self.way.keepalive / 2
-        while True:
-            left = self._heard + half - clock()
-            if left > 0:
-                await asyncio.sleep(left)
-                continue
-            asked = clock()
-            with suppress(asyncio.TimeoutError, ConnectionClosed):
-                await asyncio.wait_for(self._pong(), half)
-                self._heard = max(self._heard, asked)
-            if self._heard < asked:
-                raise CarrierLostError("the websocket is dead")
-
-    async def _pong(self) -> None:
-        await (await self._there.ping())
+    async def _ask(self, tunnel: str) -> None:
+        with suppress(ConnectionClosed):
+            await (await self._there.ping())
+            self._heard = asyncio.get_running_loop().time()
 
     @property
     def _there(self) -> ClientConnection:
@@ -348,7 +336,8 @@ class EventStreamCarrier(Carrier):
         self._context: AbstractAsyncContextManager[httpx.Response] | None = None
         self._response: httpx.Response | None = None
         self._grant: Grant | None = None
-        self._posted = 0.0
+        self._came = asyncio.Event()
+        self._asked = False  # so that the answer is not answered
         self.size = way.limits.post
 
     async def connect(self, grant: Grant, query: str) -> None:
@@ -361,7 +350,7 @@ class EventStreamCarrier(Carrier):
             "Cache-Control": "no-store",
         }
         request = Request("GET", self._url + query, headers)
-        context = self.way.transport.stream(request, read_timeout=self.way.silence)
+        context = self.way.transport.stream(request)
         response = await context.__aenter__()
         self._context = context
         if response.status_code != 200:
@@ -373,7 +362,11 @@ class EventStreamCarrier(Carrier):
             raise RefusalError(told_reason(told), grant)
         response.encoding = "utf-8"  # as events are, whatever the server calls it
         self._response = response
-        self._posted = asyncio.get_running_loop().time()
+        self._on_text()
+
+    def _on_text(self) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        self._came.set()
 
     async def is_held_back(self) -> bool:
         """See ``Carrier``. Some proxies keep the headers too until there is enough to pass on."""
@@ -390,15 +383,17 @@ class EventStreamCarrier(Carrier):
         """See ``Carrier``."""
         if self._response is None:
             raise CarrierLostError("there is no event stream")
-        source = EventSource(cast("httpx.Response", _Bounded(self._response)))
+        bounded = _Bounded(self._response, self._on_text)
+        source = EventSource(cast("httpx.Response", bounded))
         ended: CarrierEndedError | None = None
         try:
             async with aclosing(source.aiter_sse()) as events:
                 async for event in events:
+                    asked, self._asked = self._asked, False
                     # The library says "message" for what has no name.
                     if event.event == "message":
                         yield int(event.id), base64.b64decode(event.data, validate=True)
-                    elif event.event == "keepalive":
+                    elif event.event == "keepalive" and not asked:
                         self.beat()
                     elif event.event == "end":
                         ended = CarrierEndedError(*_read_end(event.data))
@@ -423,7 +418,6 @@ class EventStreamCarrier(Carrier):
                 self._shrink(data)
                 size = min(len(data) // 2, self.way.limits.post)
                 waiting += list(_split(first, data, size))[::-1]
-        self._posted = asyncio.get_running_loop().time()
         self.size = self.way.limits.post
 
     def _shrink(self, data: bytes) -> None:
@@ -443,9 +437,10 @@ class EventStreamCarrier(Carrier):
                 advice=Advice.RETRY if limits.fragment < before else Advice.STOP,
             )
 
-    async def _post(self, tunnel: str, first: int, data: bytes) -> Response:
-        """Until it was answered 200 or 413; what arrives twice applies once."""
-        body = b'{"first": %d, "frames": "%b"}' % (first, base64.b64encode(data))
+    async def _post(self, tunnel: str, first: int, data: bytes, *, ask: bool = False) -> Response:
+        """Until it was answered 200 or 413; what arrives twice applies once. ``ask`` for an event."""
+        asks = b', "ask": true' if ask else b""
+        body = b'{"first": %d, "frames": "%b"%b}' % (first, base64.b64encode(data), asks)
         clock, pause = asyncio.get_running_loop().time, PAUSE
         until, judged = clock() + self.way.keepalive, 0
         while True:
@@ -478,17 +473,11 @@ class EventStreamCarrier(Carrier):
             await asyncio.sleep(pause)
             pause *= 2
 
-    async def watch(self) -> None:
-        """See ``Carrier``. Silence of the events ends the reading of them; this is that ``POST``s get through
-        too, and that the server hears something though its own question was lost."""
-        clock, keepalive = asyncio.get_running_loop().time, self.way.keepalive
-        while True:
-            left = self._posted + keepalive - clock()
-            if left > 0:
-                await asyncio.sleep(left)
-            else:
-                self._posted = clock()
-                self.beat()
+    async def _ask(self, tunnel: str) -> None:
+        self._came.clear()
+        self._asked = True
+        await self._post(tunnel, 1, b"", ask=True)  # of no frames: its turn is always
+        await self._came.wait()
 
     async def aclose(self, *, politely: bool = False) -> None:
         """See ``Carrier``. A ``POST`` has arrived when it is answered: there is nothing to wait for."""
@@ -501,14 +490,16 @@ class EventStreamCarrier(Carrier):
 class _Bounded:
     """A response whose events have a size: the library keeps what has no end."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, on_text: Callable[[], None]) -> None:
         self.headers = response.headers
         self._response = response
+        self._on_text = on_text
 
     async def aiter_text(self) -> AsyncIterator[str]:
         """Raises ``CarrierLostError`` for an event that is too large."""
         size = 0
         async for text in self._response.aiter_text():
+            self._on_text()
             end = max(text.rfind("\n\n"), text.rfind("\r\n\r\n"))
             size = size + len(text) if end < 0 else len(text) - end
             if size > MAX_BATCH:

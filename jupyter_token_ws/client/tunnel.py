@@ -481,7 +481,7 @@ class _Life:
         hearing = asyncio.create_task(self._hear())
         tasks = [hearing] + [
             asyncio.create_task(work)
-            for work in (self._tell(carrier), carrier.watch(), self._renew())
+            for work in (self._tell(carrier), carrier.watch(self.hello["tunnel"]), self._renew())
         ]
         politely = False
         try:
@@ -696,8 +696,7 @@ class Tunnel:
         capabilities: its document (contract section 4), or ``None``.
         carriers: ``"websocket"`` and ``"eventstream"``, in the order in which they are tried: the next one
             where none came about and the server gave no reason of its own.
-        keepalive: seconds within which a connection that is dead is noticed. Events are the server's to send:
-            silence of an event stream is noticed half an interval after the server's own.
+        keepalive: seconds within which a connection that is dead is noticed.
         open_timeout: seconds that a socket, and the tunnel for it, may take to be open.
         patience: seconds after which a carrier has not come about.
         backoff: between tries.

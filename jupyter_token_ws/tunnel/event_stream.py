@@ -405,22 +405,28 @@ class TunnelPostHandler(TunnelHandler):
     async def post(self, identity: str) -> None:
         """Take it in; answered with the number of the last frame that is here."""
         held = self._tunnels.find(identity, self._handshake)
-        first, data = read_post(bytes(self._body))
+        first, data, asks = read_post(bytes(self._body))
         self._body.clear()
         try:
             await asyncio.wait_for(held.receive_in_turn(first, data), POST_WAIT)
         except (OutOfOrderError, asyncio.TimeoutError):
             raise Refused("out_of_order") from None
+        if asks and isinstance(held.carrier, EventStreamHandler):
+            held.carrier.beat()
         self.finish({"received": held.machine.received})
 
 
-def read_post(body: bytes) -> tuple[int, bytes]:
-    """The number of the first frame in a body, and the frames. Raises ``Refused``, ``bad_request``."""
+def read_post(body: bytes) -> tuple[int, bytes, bool]:
+    """The number of the first frame in a body, the frames, and whether an event is asked for.
+
+    Raises ``Refused``, ``bad_request``.
+    """
     try:
         match json.loads(body):
-            case {"first": first, "frames": str(frames)} if type(first) is int:
-                if 0 < first < MAX_NUMBER:
-                    return first, base64.b64decode(frames, validate=True)
+            case {"first": first, "frames": str(frames), **more} if type(first) is int:
+                asks = more.get("ask", False)
+                if 0 < first < MAX_NUMBER and isinstance(asks, bool):
+                    return first, base64.b64decode(frames, validate=True), asks
     except (ValueError, RecursionError):
         pass
     raise Refused("bad_request", text='a body is {"first": number, "frames": base64}')

@@ -35,6 +35,7 @@ from tests.support.cutting_proxy import cutting
 from tests.support.nginx import nginx as run_nginx
 from tests.support.process import Server, start_server
 from tests.support.proxies import HAPROXY, haproxy
+from tests.support.waiting import auntil
 
 EXTENSIONS = {own_sockets.__name__: True}
 NGINX = pytest.mark.requires(*nginx.PROGRAM)
@@ -219,6 +220,26 @@ async def test_a_cut_is_noticed_within_one_keepalive(server: Server, tmp_path: P
             await asyncio.to_thread(proxy.do, "resume")
             await echoes(await client.websocket("own/echo"))
             assert client.carrier == "websocket"
+
+
+@pytest.mark.parametrize("way", ["vanish", "stall up", "stall down"])
+async def test_of_an_event_stream_too_though_the_server_says_nothing_for_long(
+    server: Server, tmp_path: Path, way: str
+):
+    with cutting(tmp_path, server.port) as proxy:
+        async with connect(
+            proxy.url, auth=server.token, carrier="tunnel-eventstream", keepalive=1
+        ) as client:
+            socket = await client.websocket("own/echo")
+            await echoes(socket)
+            tunnel = client._tunnel
+            assert tunnel is not None
+            resumed = tunnel.resumed
+            await asyncio.to_thread(proxy.do, way)
+            begun = time.monotonic()
+            await auntil(lambda: tunnel.resumed > resumed, "it to be resumed")
+            assert time.monotonic() - begun < 10  # the server's keepalive is 25 s
+            await echoes(socket)
 
 
 async def test_a_server_that_is_started_again_under_it(start: Start):

@@ -242,7 +242,7 @@ async def test_a_frozen_network_is_noticed_within_a_keepalive(
             begun = time.monotonic()
             await socket.send("b")
             await auntil(lambda: tunnel.resumed, "it to be resumed over a new connection")
-            # 2 s of the client's, or the server's second and 2 s for the way; and the way back.
+            # 2 s to notice, and the way back.
             assert time.monotonic() - begun < 6
             assert await socket.recv() == "b"
 

@@ -46,6 +46,7 @@ from jupyter_token_ws.protocol.clients import addresses
 from jupyter_token_ws.protocol.frames import FIN, Frame, Kind
 from jupyter_token_ws.protocol.reasons import REASONS, Advice
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER, TUNNEL
+from tests.support.waiting import auntil
 
 WITH_TOKEN = {"token": {"subprotocol": MARKER}}
 GRANT = Grant({"X-More": "yes"}, "the-token", 1)
@@ -89,21 +90,6 @@ def close_text(slug: str) -> tuple[int, str]:
 )
 def test_where_tunnels_are(said, path):
     assert way(None, capabilities=said).path == path
-
-
-@pytest.mark.parametrize(
-    ("said", "silence"),
-    [
-        ({"interval": 25, "timeout": 75}, 37.5),
-        ({"interval": 25, "timeout": 30}, 30),
-        ({"interval": 1, "timeout": 10}, 3),
-        ({"interval": 0, "timeout": 10}, None),
-        ({"interval": "x"}, 37.5),
-        ("x", 37.5),
-    ],
-)
-def test_how_long_an_event_stream_may_be_silent(said, silence):
-    assert way(None, capabilities={"keepalive": said}).silence == silence
 
 
 # -- a websocket -------------------------------------------------------------------------------------
@@ -254,7 +240,7 @@ async def test_a_websocket_that_is_alive_and_one_that_is_dead():
 
     async with websocket(answer, keepalive=0.2) as carrier:
         await carrier.connect(GRANT, "")
-        watching = asyncio.create_task(carrier.watch())
+        watching = asyncio.create_task(carrier.watch("id"))
         await asyncio.sleep(0.5)
         assert not watching.done()
         connections[0].transport.pause_reading()  # its pongs do not come any more
@@ -296,20 +282,17 @@ class Scripted:
         return answer
 
     @asynccontextmanager
-    async def stream(
-        self, request: Request, *, read_timeout: float | None
-    ) -> AsyncIterator[httpx.Response]:
+    async def stream(self, request: Request) -> AsyncIterator[httpx.Response]:
         self.asked.append(request)
-
-        async def content() -> AsyncIterator[bytes]:
-            for chunk in self.chunks:
-                if isinstance(chunk, Exception):
-                    raise chunk
-                yield chunk
-
         headers = {"Content-Type": self.kind}
-        yield httpx.Response(self.status, headers=headers, content=content())
+        yield httpx.Response(self.status, headers=headers, content=self.content())
         self.ended += 1
+
+    async def content(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
 
     def bodies(self) -> list[tuple[int, bytes]]:
         """What was posted."""
@@ -531,13 +514,60 @@ async def test_a_post_that_is_refused():
     assert raised.value.response.reason is REASONS["not_found"]
 
 
-async def test_who_is_silent_gives_a_sign_of_life():
-    beats: list[int] = []
-    carrier = event_stream(Scripted(), beats, keepalive=0.02)
-    watching = asyncio.create_task(carrier.watch())
-    while len(beats) < 2:
-        await asyncio.sleep(0.005)
-    watching.cancel()
+class Answering(Scripted):
+    """A transport that gives an event to who asks for one, until it is mute."""
+
+    mute = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events = asyncio.Queue[bytes]()
+
+    async def request(self, request: Request, *, timeout: float) -> Response:
+        assert json.loads(request.body or b"") == {"first": 1, "frames": "", "ask": True}
+        if not self.mute:
+            self.events.put_nowait(KEEPALIVE)
+        return await super().request(request, timeout=timeout)
+
+    async def content(self) -> AsyncIterator[bytes]:
+        while True:
+            yield await self.events.get()
+
+
+KEEPALIVE = b"event: keepalive\ndata: {}\n\n"
+
+
+async def test_who_hears_no_event_asks_for_one():
+    transport, beats = Answering(), list[int]()
+    carrier = event_stream(transport, beats, keepalive=0.5)
+    await carrier.connect(GRANT, "")
+    hearing = asyncio.create_task(hear(carrier, []))
+    watching = asyncio.create_task(carrier.watch("id"))
+    await auntil(lambda: len(transport.bodies()) > 2, "it to have asked three times")
+    assert not watching.done()
+    assert not hearing.done()
+    assert beats == []  # what was asked for is not answered
+    transport.events.put_nowait(KEEPALIVE)
+    await auntil(lambda: beats, "an answer to what was not")
+    transport.mute = True
+    before = len(transport.bodies())
+    with pytest.raises(CarrierLostError, match="dead"):
+        await watching
+    assert len(transport.bodies()) == before + 1
+    hearing.cancel()
+    await asyncio.gather(hearing, return_exceptions=True)
+    await carrier.aclose()
+
+
+async def test_who_cannot_ask_has_lost_it():
+    """Though the event stream itself may still be there."""
+    transport = Scripted(*[NoConnectionError("no")] * 9)
+    transport.chunks = []
+    carrier = event_stream(transport, keepalive=0.1)
+    await carrier.connect(GRANT, "")
+    with pytest.raises(CarrierLostError):
+        await asyncio.wait_for(carrier.watch("id"), 10)
+    await carrier.aclose()
 
 
 def test_the_errors_of_carriers_are_no_errors_of_the_client():

@@ -92,7 +92,7 @@ def test_batches(case):
     data = b"".join(encode(made(frame)) for frame in case["frames"])
     assert (NUMBER.pack(case["first"]) + data).hex() == case["websocket"]
     assert batch_event(case["first"], data).decode() == case["event"]
-    assert read_post(case["post"].encode()) == (case["first"], data)
+    assert read_post(case["post"].encode()) == (case["first"], data, case.get("ask", False))
 
 
 @vectors("frames", "refused_posts")

@@ -133,6 +133,7 @@ async def test_C7_6_who_claims_frames_that_were_never_sent(far):
     "body",
     ["", "x", "[]", "{}", {"first": 1}, {"first": 0, "frames": ""}, {"first": True, "frames": ""},
      {"first": 2**63, "frames": ""}, {"first": 1, "frames": "?"}, {"first": 1, "frames": None},
+     {"first": 1, "frames": "", "ask": 1},
      "[" * 100_000],
 )  # fmt: skip
 async def test_C7_2_a_body_that_is_none(far, body):
@@ -298,6 +299,22 @@ async def test_C7_2_who_gives_no_sign_of_life(far, door):
     await far.ended()
     assert {name for name, _ in far.others} == {"keepalive"}
     assert [tunnel.carried_by for tunnel in tunnels] == ["none"]
+
+
+@pytest.mark.parametrize("token_ws_config", [{"keepalive_interval": 0}])
+async def test_C7_2_who_asks_for_an_event_gets_one(far):
+    """Where the server gives none by itself."""
+    await far.connect()
+    await asyncio.wait_for(far.attached(), TIMEOUT)
+    far.mute = True
+    for asked in 1, 2:
+        assert (await far.post({"first": 1, "frames": "", "ask": False}))[0] == 200
+        assert (await far.post({"first": 1, "frames": "", "ask": True}))[0] == 200
+        while len(far.others) < asked:
+            await asyncio.sleep(0.01)
+        assert [name for name, _ in far.others] == ["keepalive"] * asked
+    await far.cut()
+    assert (await far.post({"first": 1, "frames": "", "ask": True}))[0] == 200  # there is none
 
 
 @pytest.mark.parametrize("token_ws_config", [{"max_tunnels_per_principal": 1}])
