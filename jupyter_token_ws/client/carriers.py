@@ -37,6 +37,7 @@ from .errors import (
     UpgradeBlockedError,
 )
 from .handshake import refused_error, response_of_close, told_reason
+from .tasks import stop
 from .transport import UpgradeRefused
 
 if TYPE_CHECKING:
@@ -197,8 +198,14 @@ class Carrier(ABC):
                 await asyncio.sleep(left)
                 continue
             asked = clock()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ask(tunnel), half)
+            asking = asyncio.ensure_future(self._ask(tunnel))
+            try:
+                # Not wait_for, by which who is told to end may not hear it (before Python 3.12).
+                await asyncio.wait({asking}, timeout=half)
+            finally:
+                await stop(asking)
+            if not asking.cancelled():
+                asking.result()
             if self._heard < asked:
                 raise CarrierLostError("it is dead: nothing came within the keepalive")
 

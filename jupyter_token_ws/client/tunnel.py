@@ -61,6 +61,7 @@ from .errors import (
     UnsupportedError,
 )
 from .sockets import Socket, check_code
+from .tasks import stop
 from .transport import Transport
 
 MAX_MESSAGE = 128 * 1024 * 1024
@@ -71,6 +72,9 @@ ACK_DELAY = 0.1
 
 LINGER = 1.0
 """Seconds that the reason of a tunnel's end may come later than the refusal of what was sent to it."""
+
+STOP_TIMEOUT = 1.0
+"""Seconds that a tunnel's own task may take to clean up before it is told again to end."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a close waits for the other side's."""
@@ -314,6 +318,8 @@ class _Life:
         self.carriers = 0
         """That said ``HELLO``."""
         self.hello: dict[str, Any] = {}
+        self.id = ""
+        """From the first ``HELLO`` on."""
         self.sockets: dict[int, TunnelSocket] = {}
         self._leaving = False
         self._closed: TunnelClosed | None = None  # by the server
@@ -372,7 +378,7 @@ class _Life:
             if self.carrier is not None:
                 await asyncio.wait({self.task}, timeout=CLOSE_TIMEOUT)
         finally:
-            await _stop(self.task)
+            await stop(self.task, again=STOP_TIMEOUT)
 
     # -- between its sockets and its carrier -------------------------------------------------------
 
@@ -481,7 +487,7 @@ class _Life:
         hearing = asyncio.create_task(self._hear())
         tasks = [hearing] + [
             asyncio.create_task(work)
-            for work in (self._tell(carrier), carrier.watch(self.hello["tunnel"]), self._renew())
+            for work in (self._tell(carrier), carrier.watch(self.id), self._renew())
         ]
         politely = False
         try:
@@ -506,7 +512,7 @@ class _Life:
             _logger.info("A tunnel's credential is not to be had at the moment: %s", error)
         finally:
             self.carrier = None
-            await _stop(*tasks)
+            await stop(*tasks)
             self.machine.detach()
             await self._batches.aclose()
             await carrier.aclose(politely=politely)
@@ -533,7 +539,7 @@ class _Life:
             due, self._ack_due = self._ack_due, False
             batch = self.machine.take(carrier.size, ack=due)
             if batch is not None:
-                await carrier.send(self.hello["tunnel"], *batch)
+                await carrier.send(self.id, *batch)
             elif self.machine.closed:
                 return
             else:
@@ -611,8 +617,8 @@ class _Life:
             carrier = CARRIERS[name](way, self._beat)
             there = False
             query = ""
-            if self.hello:
-                query = f"?tunnel={self.hello['tunnel']}&received={self.machine.received}"
+            if self.id:
+                query = f"?tunnel={self.id}&received={self.machine.received}"
             try:
                 await asyncio.wait_for(carrier.connect(grant, query), way.patience)
                 self._batches = carrier.batches()
@@ -657,15 +663,7 @@ class _Life:
         identity = self.hello.get("tunnel")
         if not (isinstance(identity, str) and _ID.fullmatch(identity)):
             raise UnsupportedError("what answers gives its tunnel no id that can be asked for")
-
-
-async def _stop(*tasks: asyncio.Task[None]) -> None:
-    """End tasks. They are told again: before Python 3.12 ``wait_for`` may swallow it (bpo-37658)."""
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=0.1)
-    await asyncio.gather(*tasks, return_exceptions=True)  # nobody asks for what they raised
+        self.id = identity
 
 
 async def _next(batches: AsyncIterator[tuple[int, bytes]]) -> tuple[int, bytes]:
@@ -796,4 +794,4 @@ class Tunnel:
             if life is not None:
                 await life.aclose()
         finally:
-            await _stop(*(each.task for each in ending))
+            await stop(*(each.task for each in ending), again=STOP_TIMEOUT)

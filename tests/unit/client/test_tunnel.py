@@ -425,6 +425,19 @@ async def test_an_id_that_is_none(hello):
             await tunnel.open("echo")
 
 
+async def test_who_leaves_when_the_first_word_comes(monkeypatch):
+    """Before Python 3.12 the one hides the other."""
+    net = Net()
+    monkeypatch.setattr("tests.support.tunnel_net.Line.move", lambda line: None)
+    async with opened(net) as tunnel:
+        opening = asyncio.create_task(tunnel.open("echo"))
+        await auntil(lambda: net.lines, "a carrier")
+        await asyncio.sleep(0)
+        net.lines[0].coming.put_nowait((1, b""))
+    with pytest.raises(SocketClosedError, match="closed here"):
+        await opening
+
+
 async def test_what_does_not_begin_with_hello(monkeypatch):
     move = "tests.support.tunnel_net.Line.move"
     monkeypatch.setattr(move, lambda line: line.coming.put_nowait((1, b"")))
