@@ -125,13 +125,13 @@ export function fromMessage(message: Uint8Array): Batch {
   return { first: numberAt(message, 0), frames: message.subarray(NUMBER_SIZE) };
 }
 
-/** A batch as the body of a `POST`. */
-export function toPost({ first, frames }: Batch): string {
+/** A batch as the body of a `POST`, which may `ask` for an event. */
+export function toPost({ first, frames }: Batch, ask = false): string {
   let text = '';
   for (const byte of frames) {
     text += String.fromCharCode(byte);
   }
-  return JSON.stringify({ first, frames: btoa(text) });
+  return JSON.stringify({ first, frames: btoa(text), ...(ask && { ask }) });
 }
 
 /**

@@ -83,6 +83,7 @@ test.each(vectors<Refused>('frames', 'refused'))(
 interface Batched {
   first: number;
   frames: Told[];
+  ask?: boolean;
   websocket: string;
   event: string;
   post: string;
@@ -93,7 +94,7 @@ test.each(vectors<Batched>('frames', 'batches'))('C7.2 a batch: $name', one => {
   const batch = { first: one.first, frames };
   expect(hex(toMessage(batch))).toBe(one.websocket);
   expect(fromMessage(bytes(one.websocket))).toEqual(batch);
-  expect(toPost(batch)).toBe(one.post);
+  expect(toPost(batch, one.ask)).toBe(one.post);
   const [, id, data] = /^id: (.*)\ndata: (.*)\n\n$/.exec(one.event) ?? [];
   expect(fromEvent(id!, data!)).toEqual(batch);
 });

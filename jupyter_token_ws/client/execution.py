@@ -137,7 +137,8 @@ class Execution:
         self._too_large: TooLargeError | None = None
         self._reply: Mapping[str, Any] | None = None
         self._error: Mapping[str, Any] | None = None
-        self._idle = False
+        self.idle = False
+        """Whether all of its output came."""
         self._read = False
         self._inbox: Inbox[KernelMessage] = Inbox(max_waiting, "max_waiting", owner.has_room)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -225,7 +226,7 @@ class Execution:
             self._review()
         elif kind == "status":
             if message.content.get("execution_state") == "idle":
-                self._idle = True
+                self.idle = True
                 self._review()
         else:
             self._show(message)
@@ -249,7 +250,7 @@ class Execution:
                 self._too_large = error
 
     def _review(self) -> None:
-        if self._reply is None or not self._idle:
+        if self._reply is None or not self.idle:
             return
         if self._late:
             self.fail(KernelError(self._late))

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -80,7 +80,8 @@ class _Asked:
     started: bool = False
     before: tuple[str, ...] = ()
     """Requests that must have been answered before this one, or else are lost."""
-    replied: bool = field(default=False)
+    replied: bool = False
+    idle: bool = False
 
     def fail(self, error: Exception) -> None:
         """It ends so."""
@@ -445,21 +446,20 @@ class Kernel:
             asked.replied = True
             if not asked.reply.done():
                 asked.reply.set_result(message.content)
-            for each in self._earlier(asked):
-                if isinstance(each, _Asked) or not each.replied:
-                    self._lose(each)
         elif message.content.get("execution_state") == "idle":
-            for each in self._earlier(asked):
-                if isinstance(each, Execution):
-                    self._lose(each)
-            asked.before = ()
+            asked.idle = True
         else:
             return
-        if asked.replied and not asked.before:
+        # Replies are in order among themselves, and so are outputs; neither waits for the other.
+        for each in [self._pending[each] for each in asked.before if each in self._pending]:
+            if isinstance(each, _Asked):
+                lost = asked.replied
+            else:
+                lost = (asked.replied and not each.replied) or (asked.idle and not each.idle)
+            if lost:
+                self._lose(each)
+        if asked.replied and (asked.idle or not asked.before):
             self.forget(asked.id)
-
-    def _earlier(self, asked: _Asked) -> list[Execution | _Asked]:
-        return [self._pending[each] for each in asked.before if each in self._pending]
 
     def _on_state(self, state: str) -> None:
         if state not in STATES:

@@ -30,7 +30,7 @@ from tests.support.cutting_proxy import cutting
 from tests.support.lasting_kernels import config_for, lasting_kernel
 from tests.support.live_kernel import once
 from tests.support.process import Server, free_port, start_server
-from tests.support.waiting import auntil
+from tests.support.waiting import auntil, until
 
 CARRIERS = pytest.mark.parametrize(
     "carrier", ["websocket", "tunnel-websocket", "tunnel-eventstream"]
@@ -213,11 +213,17 @@ async def test_what_a_cell_prints_while_the_connection_is_lost(
             cell = kernel.execute("print('before')\n" + once(tmp_path / "go", code))
             waiting = kernel.execute("last + 1")
             await kernel._meet()  # what was sent before this has come to the server
-            kinds = []
+            kinds, heard = [], ""
             async for message in cell:
                 kinds.append(message.type)
-                if message.type == "stream" and not (tmp_path / "go").exists():
+                heard += message.content.get("text", "") if message.type == "stream" else ""
+                if heard == "before\n" and not (tmp_path / "go").exists():
                     proxy.do(how)
+                    if carrier == "websocket":
+                        # What goes into a socket that is cut before the server knows is lost.
+                        until(
+                            lambda: (server.kernel(kernel.id) or {})["connections"] == 0, "the cut"
+                        )
                     (tmp_path / "go").touch()
             result = await cell
             expected = "before\n" + "".join(f"{number}\n" for number in range(1000))

@@ -42,10 +42,19 @@ PYTHONPATH = os.pathsep.join([str(PROJECT), str(PROJECT / "tests" / "support" / 
 """For processes that tests start: modules of ours, and what makes them start quickly."""
 
 KERNEL_CONFIG = """
-c.IPKernelApp.exec_lines = [
-    "get_ipython().kernel.iopub_thread.schedule("
-    "lambda: setattr(get_ipython().kernel.iopub_thread.socket, 'sndhwm', 0))"
-]
+import zmq
+
+_socket = zmq.Context.socket
+
+
+def socket(self, kind, *args, **options):
+    made = _socket(self, kind, *args, **options)
+    if kind in (zmq.PUB, zmq.XPUB):
+        made.sndhwm = 0  # before it is bound: those who connect later get what it had then
+    return made
+
+
+zmq.Context.socket = socket
 """
 """For IPython kernels: however busy the machine is, they drop nothing themselves. Where ZMQ's thread in a
 kernel gets no turn while it prints, 500 messages are enough to be dropped, and no server could have heard

@@ -686,6 +686,32 @@ async def test_what_the_kernel_never_got_is_lost_and_not_sent_again():
         await wait(cell)
 
 
+@pytest.mark.parametrize("first", ["outputs", "replies"])
+async def test_what_was_missed_comes_in_the_order_of_each_channel_only(first):
+    """The kernel's outputs and its replies come to the server by different sockets."""
+    async with running() as (kernel, host, first_socket):
+        cells = [kernel.execute(code) for code in "xy"]
+        requests = [await first_socket.heard("execute_request") for _ in cells]
+        first_socket.end()
+        socket = await host.next()
+        requests.append(await socket.sent.get())
+
+        def outputs() -> None:
+            for request in requests:
+                socket.status(request, "busy")
+                socket.status(request, "idle")
+
+        def replies() -> None:
+            for request in requests:
+                socket.reply(request)
+
+        for each in (outputs, replies) if first == "outputs" else (replies, outputs):
+            each()
+        for cell in cells:
+            await wait(cell)
+        await auntil(lambda: not kernel._pending, "nothing to be waited for")
+
+
 @pytest.mark.parametrize(
     ("capabilities", "code", "slug"),
     [
