@@ -3,7 +3,7 @@
     with cutting(tmp_path, server.port, "--seed=1", "--every=0.1-2") as proxy:
         ...  # proxy.port; at random
     with cutting(tmp_path, server.port) as proxy:
-        proxy.reset()                   # and so on: on command
+        proxy.do("reset")               # and so on: on command
     with cutting(tmp_path, server.port, "--idle=5") as proxy:
         ...  # ends connections that are silent for so many seconds
 
@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.process import PROJECT, STOP_DEADLINE, free_port
+from tests.support.process import PROJECT, STOP_DEADLINE
 
 CHUNK = 64 * 1024
 LATENCY = 0.03
@@ -171,7 +171,7 @@ async def serve(options: argparse.Namespace) -> None:
     """Until the input ends; each line of it is a command."""
     chance = random.Random(options.seed) if options.every else None
     proxy = Proxy(options.upstream, chance)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", options.port)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     tasks = []
     if options.every:
         tasks.append(asyncio.create_task(proxy.at_random(*map(float, options.every.split("-")))))
@@ -180,7 +180,7 @@ async def serve(options: argparse.Namespace) -> None:
     commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    print("{}", flush=True)
+    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     while line := (await commands.readline()).decode().strip():
         if line == "calm":
             for task in tasks:
@@ -196,7 +196,6 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--upstream", type=int, required=True)
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", default="")
     parser.add_argument("--idle", type=float, default=0)
@@ -224,21 +223,21 @@ class CuttingProxy:
         done at random too, ``counts`` does nothing. How often each was done so far."""
         assert self.process.stdin is not None
         print(what, file=self.process.stdin, flush=True)
-        return self._answer()
+        return _answer(self.process)
 
-    def _answer(self) -> dict[str, int]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the proxy ended: {self.process.poll()}"
-        counts: dict[str, int] = json.loads(line)
-        return counts
+
+def _answer(process: subprocess.Popen[str]) -> dict[str, int]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"the proxy ended: {process.poll()}"
+    answer: dict[str, int] = json.loads(line)
+    return answer
 
 
 @contextmanager
 def cutting(directory: Path, upstream: int, *options: str) -> Iterator[CuttingProxy]:
     """Run one before the server on port ``upstream`` for the length of a block."""
-    port = free_port()
-    command = [sys.executable, "-m", __name__, f"--upstream={upstream}", f"--port={port}", *options]
+    command = [sys.executable, "-m", __name__, f"--upstream={upstream}", *options]
     with (
         (directory / "cutting.txt").open("ab") as log,
         subprocess.Popen(
@@ -251,9 +250,7 @@ def cutting(directory: Path, upstream: int, *options: str) -> Iterator[CuttingPr
         ) as process,
     ):
         try:
-            proxy = CuttingProxy(port, process)
-            proxy._answer()
-            yield proxy
+            yield CuttingProxy(_answer(process)["port"], process)
         finally:
             process.kill()
             process.wait(STOP_DEADLINE)
