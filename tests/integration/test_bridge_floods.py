@@ -92,7 +92,10 @@ PACING = [sys.executable, "-m", "tests.support.pacing_kernel", "{connection_file
 @pytest.mark.timeout(900)
 @FORMATS
 async def test_thirty_thousand_a_second(start: Start, tmp_path: Path, v1: bool):
-    """For four seconds, from a kernel that throws away what is not read soon."""
+    """For four seconds, from a kernel that throws away what is not read soon.
+
+    What it throws away because its own thread had no turn is missing too, but shows nothing.
+    """
     install_kernel(tmp_path, "pacing", PACING)
     kernel = await started(start, "pacing")
     count, rate = 120_000, 30_000
@@ -105,9 +108,10 @@ async def test_thirty_thousand_a_second(start: Start, tmp_path: Path, v1: bool):
             numbers = [
                 int(text.strip("<x").partition(">")[0]) for text in texts(heard, "display_data")
             ]
-            assert numbers == list(range(count))
             (reply,) = [m for m in heard if m["header"]["msg_type"] == "execute_reply"]
-            paces.append(count / reply["content"]["seconds"])
+            stalled = reply["content"]["stalled"]
+            assert numbers == sorted({*range(count)} - {*stalled})
+            paces.append(0 if stalled else count / reply["content"]["seconds"])
     assert max(paces) >= 0.95 * rate, paces  # or the machine is too busy to show anything
 
 

@@ -24,10 +24,10 @@ class Odd:
     def __init__(self, habit: str, connection: dict[str, Any]) -> None:
         self.habit = habit
         self.session = Session(key=connection["key"].encode())
-        context = zmq.Context()
+        self.context = zmq.Context()
         self.sockets: dict[str, zmq.Socket[bytes]] = {}
         for name in ("shell", "control", "stdin", "iopub"):
-            socket = context.socket(zmq.PUB if name == "iopub" else zmq.ROUTER)
+            socket = self.context.socket(zmq.PUB if name == "iopub" else zmq.ROUTER)
             socket.linger = 1000
             socket.bind(f"tcp://{connection['ip']}:{connection[name + '_port']}")
             self.sockets[name] = socket
