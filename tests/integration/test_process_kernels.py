@@ -11,7 +11,7 @@ from tests.integration.conftest import Start
 from tests.support.kernel_messages import execute, read
 from tests.support.knock import Knock, bearing, knock
 from tests.support.process import Server
-from tests.support.waiting import auntil
+from tests.support.waiting import auntil, given_back
 
 
 async def connect(server: Server, kernel_id: str, session: str) -> Knock:
@@ -120,7 +120,7 @@ async def test_clients_that_vanished_give_their_channels_back(start: Start):
             assert not each.done()
             each.cancel()
         await settled(1)
-        await auntil(lambda: process.num_fds() <= before, "descriptors to be given back")
+        await given_back(process, before)
         assert not answering.done()
         answering.cancel()
         for socket in vanished:

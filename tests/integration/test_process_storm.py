@@ -18,7 +18,7 @@ from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.integration.conftest import Start
 from tests.support.knock import bearing, knock
 from tests.support.process import Server
-from tests.support.waiting import auntil
+from tests.support.waiting import given_back
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -138,5 +138,5 @@ async def test_C3_5_ten_thousand_refused_who_never_answer(start: Start):
     assert during.rss <= idle.rss + 60 * 2**20
     assert len(times) >= 10
     assert times[-1] < 10
-    await auntil(lambda: process.num_fds() <= idle.fds, "descriptors to be given back")
+    await given_back(process, idle.fds)
     assert "Traceback" not in server.log()

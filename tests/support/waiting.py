@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 DEADLINE = 60.0
 """Seconds after which something that has not happened will not happen."""
 
@@ -39,6 +41,17 @@ async def auntil(condition: Callable[[], T], what: str = "", deadline: float = D
             raise AssertionError(f"not within {deadline:g} s: {what or condition!r}")
         await asyncio.sleep(_STEP)
     return answer
+
+
+async def given_back(process: psutil.Process, before: int) -> None:
+    """Wait until a process has no more descriptors than ``before``; a failure says what it has."""
+    try:
+        await auntil(lambda: process.num_fds() <= before)
+    except AssertionError:
+        has = [*process.net_connections(), *process.open_files()]
+        raise AssertionError(
+            f"{process.num_fds()} descriptors, {before} before; it has {has}"
+        ) from None
 
 
 def whole_lines(path: Path) -> list[str]:

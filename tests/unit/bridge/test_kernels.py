@@ -21,7 +21,7 @@ from jupyter_token_ws.bridge.wire import Message
 from jupyter_token_ws.protocol.kernel_messages import pack_json
 from tests.support.knock import TIMEOUT
 from tests.support.live_kernel import Client, Live, install, odd, once, printed
-from tests.support.waiting import auntil
+from tests.support.waiting import auntil, given_back
 
 FORMATS = pytest.mark.parametrize("v1", [True, False], ids=["v1", "legacy"])
 
@@ -354,7 +354,7 @@ async def test_connections_leave_nothing_behind(kernel):
             await client.knock.close()
     await auntil(lambda: not kernel.hub.clients, "all to be forgotten")
     await auntil(lambda: kernel.connections == 0)
-    await auntil(lambda: process.num_fds() <= before, "descriptors to be given back")
+    await given_back(process, before)
     await auntil(lambda: len(asyncio.all_tasks()) <= tasks, "tasks to end")
     assert kernel.bridge.quota.used == 0
 

@@ -33,7 +33,7 @@ from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.kernel_messages import execute, read
 from tests.support.knock import TIMEOUT, Knock, bearing, knock, refused
 from tests.support.live_kernel import once
-from tests.support.waiting import auntil
+from tests.support.waiting import auntil, given_back
 
 # --- claims ---------------------------------------------------------------------------------------
 
@@ -552,7 +552,7 @@ async def test_a_client_that_vanished_gives_its_channels_back(kernel, guard):
         assert len(guard.sessions) == 0
         assert vanished.code is None
     if jupyter_server.version_info >= (2, 21):  # 2.14 leaves some open, now and then
-        await auntil(lambda: process.num_fds() <= before, "descriptors to be given back")
+        await given_back(process, before)
 
 
 @pytest.mark.parametrize("token_ws_config", [{"keepalive_interval": 0.1, "keepalive_timeout": 0.5}])

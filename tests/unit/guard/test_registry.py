@@ -18,7 +18,7 @@ from jupyter_token_ws.protocol.reasons import REASONS
 from jupyter_token_ws.protocol.subprotocols import MARKER, REASON_MARKER
 from tests.support.door import EVENTS, Door, Socket, errors
 from tests.support.knock import bearing, knock
-from tests.support.waiting import auntil
+from tests.support.waiting import auntil, given_back
 
 # --- by itself ------------------------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ async def test_500_sockets_leave_nothing_behind(sockets, no_records):
         await cycle(n)
     await door.settled()
     guard = door.guard
-    await auntil(lambda: process.num_fds() <= fds, "descriptors")
+    await given_back(process, fds)
     await auntil(lambda: len(asyncio.all_tasks()) <= tasks, "tasks")
     assert (len(guard.registry), len(guard.sessions), len(guard.opening)) == (0, 0, 0)
     assert (guard.refusals.open, len(guard._tasks), len(guard.keepalive._pulses)) == (0, 0, 0)
