@@ -126,12 +126,12 @@ export function fromMessage(message: Uint8Array): Batch {
 }
 
 /** A batch as the body of a `POST`, which may `ask` for an event. */
-export function toPost({ first, frames }: Batch, ask = false): string {
+export function toPost({ first, frames }: Batch, ask?: boolean): string {
   let text = '';
   for (const byte of frames) {
     text += String.fromCharCode(byte);
   }
-  return JSON.stringify({ first, frames: btoa(text), ...(ask && { ask }) });
+  return JSON.stringify({ first, frames: btoa(text), ask });
 }
 
 /**

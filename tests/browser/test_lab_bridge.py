@@ -12,6 +12,7 @@ from tests.browser.places import Place
 from tests.support import nginx as proxies
 from tests.support.browser import PROGRAM
 from tests.support.lab_pages import MOVED, SLIDER, Frontend, put_notebook, text_of, visit, wait
+from tests.support.live_kernel import once
 from tests.support.nginx import nginx
 from tests.support.process import Server, free_port
 from tests.support.waiting import until
@@ -88,15 +89,11 @@ def test_widget_of_a_page(place: Place, browser: Browser, tmp_path: Path):
             frontend.run_cell(page, 3, lambda _cell: handle.get_attribute("aria-valuenow") == "7.0")
 
 
-# It goes on for as long as it takes until the page is away, and until it is told to end.
-GO_ON = (
-    "import os, time\n"
-    "for n in range(1, 6): print(n, flush=True)\n"
-    "while not os.path.exists('away'): time.sleep(.01)\n"
-    "for n in range(6, 501): print(n, flush=True)\n"
-    "print('end')"
+GO_ON = "for n in range(1, 6): print(n, flush=True)\n" + once(
+    Path("away"), "for n in range(6, 501): print(n, flush=True)\nprint('end')"
 )
-"""Nothing while the connection is being cut: what goes into one before the server knows is lost."""
+"""Goes on when it is told that the page is away. It is silent before: what goes into a connection that is cut
+before the server knows is lost."""
 
 
 @in_lab

@@ -16,6 +16,7 @@ import pytest
 from jupyter_token_ws.bridge.backlog import Limits
 from tests.integration.conftest import Start
 from tests.support.live_kernel import Client, printed
+from tests.support.pacing_kernel import number_in
 from tests.support.served_kernel import Memory, Served, hear_out, install_kernel, texts
 from tests.support.waiting import auntil
 
@@ -105,9 +106,7 @@ async def test_thirty_thousand_a_second(start: Start, tmp_path: Path, v1: bool):
             code = json.dumps({"count": count, "rate": rate, "size": 100})
             heard = await hear_out(client, await client.execute(code))
             ended_well(heard)
-            numbers = [
-                int(text.strip("<x").partition(">")[0]) for text in texts(heard, "display_data")
-            ]
+            numbers = [number_in(text) for text in texts(heard, "display_data")]
             (reply,) = [m for m in heard if m["header"]["msg_type"] == "execute_reply"]
             stalled = reply["content"]["stalled"]
             assert numbers == sorted({*range(count)} - {*stalled})

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import zmq
 
 from tests.support import pacing_kernel
-from tests.support.pacing_kernel import Pacing
+from tests.support.pacing_kernel import Pacing, number_in
 from tests.support.process import free_port
 
 COUNT = 60_000
@@ -23,11 +22,8 @@ CHANNELS = ("shell", "control", "stdin", "iopub")
 def kernel() -> Iterator[Pacing]:
     ports = {f"{name}_port": free_port() for name in CHANNELS}
     kernel = Pacing("plain", {"ip": "127.0.0.1", "key": secrets.token_hex(), **ports})
-    with ExitStack() as stack:
-        stack.enter_context(kernel.context)
-        for socket in kernel.sockets.values():
-            stack.enter_context(socket)
-        yield kernel
+    yield kernel
+    kernel.context.destroy(linger=0)
 
 
 @pytest.fixture
@@ -45,9 +41,9 @@ def missing(reader: zmq.Socket[bytes]) -> list[int]:
     """Numbers that a reader who begins now does not get."""
     came = set()
     while reader.poll(1000):
-        text = reader.recv_multipart()[-1]
-        if b"<" in text:
-            came.add(int(text.partition(b"<")[2].partition(b">")[0]))
+        text = reader.recv_multipart()[-1].decode()
+        if "<" in text:
+            came.add(number_in(text))
     return sorted(set(range(COUNT)) - came)
 
 

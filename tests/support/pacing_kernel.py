@@ -90,6 +90,11 @@ class Pacing(Odd):
         return True
 
 
+def number_in(text: str) -> int:
+    """The number of what was said."""
+    return int(text.partition("<")[2].partition(">")[0])
+
+
 def waiting(port: int) -> int:
     """Bytes that were sent from a port of this machine to others of it and not read yet, as Linux tells."""
     end = f":{port:04X}"

@@ -17,6 +17,7 @@ from jupyter_token_ws.bridge import hub as hub_module
 from jupyter_token_ws.bridge import inlet as inlet_module
 from jupyter_token_ws.bridge import outlet as outlet_module
 from tests.support.live_kernel import Client, Live, install, odd, once, printed
+from tests.support.pacing_kernel import number_in
 from tests.support.waiting import auntil
 
 COUNT = 300
@@ -215,7 +216,7 @@ async def test_what_comes_while_the_server_is_busy_is_not_lost(pacing):
         time.sleep(count / rate + 0.5)  # instead of whatever takes so long
         heard = await client.idle(message_id)
         texts = [m["content"].get("data", {}).get("text/plain") for m in heard]
-        numbers = [int(text.strip("<x").partition(">")[0]) for text in texts if text]
+        numbers = [number_in(text) for text in texts if text]
         (stalled,) = [m["content"]["stalled"] for m in heard if "stalled" in m["content"]]
         assert numbers == sorted({*range(count)} - {*stalled})
 
